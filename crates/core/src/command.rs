@@ -1,0 +1,362 @@
+//! What can be asked of the state machine. The log holds nothing else.
+//!
+//! An [`Entry`] is applied so: clocks move by its stamps, then each command in order, then what
+//! fell due (at most [`crate::limits::EXPIRIES_PER_ENTRY_MAX`] timers, oldest first). So an ack in
+//! the same entry as its expiry wins. An entry without commands is a tick. A queue hands out what
+//! is ready after every command and every timer that touched it.
+
+use alloc::{string::String, vec::Vec};
+
+use crate::id::{
+    BootId, Fence, LeaseTime, NodeId, Offset, Owner, ProducerId, QueueId, SessionId, WallTime,
+};
+use crate::settings::{QueueChanges, QueueSettings};
+
+/// One entry of the log: a batch of commands and the proposer's clocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The proposer's clocks.
+    pub stamps: Stamps,
+    /// Done in this order; each one whole or not at all, independent of its neighbours.
+    pub commands: Vec<Command>,
+}
+
+/// The proposer's clocks. Apply moves each clock to the larger of its value and the stamp; lease
+/// time by at most [`crate::limits::LEASE_STEP_MS_MAX`] per entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamps {
+    /// Lease time.
+    pub lease_now: LeaseTime,
+    /// Wall time.
+    pub wall_now: WallTime,
+}
+
+/// A command. Answers: [`crate::Outcome`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// First command of a cluster.
+    Bootstrap(Bootstrap),
+    /// Raises the state machine's version.
+    SetVersion(SetVersion),
+    /// Makes a namespace.
+    CreateNamespace(CreateNamespace),
+    /// Removes an empty namespace.
+    DeleteNamespace(DeleteNamespace),
+    /// Makes a queue.
+    CreateQueue(CreateQueue),
+    /// Changes a queue's settings.
+    UpdateQueue(UpdateQueue),
+    /// Removes a queue with all its messages.
+    DeleteQueue(DeleteQueue),
+    /// Removes a queue's ready messages.
+    PurgeQueue(PurgeQueue),
+    /// Opens or re-opens a producer.
+    OpenProducer(OpenProducer),
+    /// Stores messages.
+    Publish(Publish),
+    /// Leases messages once.
+    Receive(Receive),
+    /// Attaches a consumer, or moves it here.
+    AttachConsumer(AttachConsumer),
+    /// Changes a consumer's prefetch.
+    SetPrefetch(SetPrefetch),
+    /// Ends a consumer's connection.
+    DetachConsumer(DetachConsumer),
+    /// Ends or prolongs leases.
+    Settle(Settle),
+    /// A node's process started.
+    NodeBooted(NodeBooted),
+    /// A node's process is gone, as the leader sees it.
+    SessionsLost(SessionsLost),
+}
+
+/// Fixes what a cluster can never change. Done once; again with the same values is
+/// [`crate::Outcome::Done`], with others `AlreadyBootstrapped`. Until it is done, every other
+/// command is rejected with `NotBootstrapped`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// Identity of the cluster.
+    pub cluster_id: u128,
+    /// Seed of every hash in the state (retry jitter, digests).
+    pub hash_seed: u64,
+}
+
+/// Sets the state machine's version. Never lower than it is (`VersionTooLow`); a version that
+/// this program does not know stops the node before it is applied (see `State::apply`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetVersion {
+    /// The new version, from 1.
+    pub version: u32,
+}
+
+/// Makes a namespace. Is there already: `Done`. Bad name: `InvalidName`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateNamespace {
+    /// Its name.
+    pub namespace: String,
+}
+
+/// Removes a namespace. `NamespaceNotFound`; `NamespaceNotEmpty` while it has queues;
+/// `InvalidField` for the default namespace. Producers of the namespace are forgotten with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteNamespace {
+    /// Its name.
+    pub namespace: String,
+}
+
+/// Makes a queue. Is there with the same settings: `Queue { created: false }`; with others:
+/// `QueueExists` with the names of the settings that differ. Parked dead letters that wait for
+/// this name move in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateQueue {
+    /// Its namespace; must exist.
+    pub namespace: String,
+    /// Its name.
+    pub queue: String,
+    /// Its settings.
+    pub settings: QueueSettings,
+}
+
+/// Changes settings. They hold from now on: running leases and delays keep their times, a message
+/// over a lowered `max_deliveries` is given up at its next failure. Answer: `Queue`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateQueue {
+    /// The queue's namespace.
+    pub namespace: String,
+    /// The queue's name.
+    pub queue: String,
+    /// What changes.
+    pub changes: QueueChanges,
+    /// When given, the revision that the queue must have, else `RevisionMismatch`.
+    pub revision: Option<u64>,
+}
+
+/// Removes a queue. Consumers on it end; its messages are gone; answer: `Deleted`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteQueue {
+    /// The queue's namespace.
+    pub namespace: String,
+    /// The queue's name.
+    pub queue: String,
+    /// Refuse with `QueueNotEmpty` while any message is in it, in any state.
+    pub if_empty: bool,
+}
+
+/// Removes ready messages, and delayed ones if asked; never what is in flight or parked. Answer:
+/// `Purged` with the count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PurgeQueue {
+    /// The queue's namespace.
+    pub namespace: String,
+    /// The queue's name.
+    pub queue: String,
+    /// Also remove delayed messages.
+    pub include_delayed: bool,
+}
+
+/// Opens a producer. Without a name: a new producer `fresh_id` at epoch 1. With a name that is
+/// known in the namespace: the same id, epoch + 1, which fences the older one; with a name that is
+/// not: as a new one. `TooManyProducers` at the cap. Asking again with a `fresh_id` that is
+/// already a producer's answers as the first time (a retry). A `fresh_id` that already *opened* an
+/// epoch of a named producer answers with that epoch again and raises nothing. Answer: `Producer`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenProducer {
+    /// The producer's namespace; must exist.
+    pub namespace: String,
+    /// Its name, or none.
+    pub name: Option<String>,
+    /// Random, from the node that took the request.
+    pub fresh_id: ProducerId,
+}
+
+/// Stores messages. Per message, in this order: an idempotent producer's check (see
+/// [`ProducerSequence`]), then routing on the default exchange: key = name of a queue of the
+/// namespace, else `Unroutable` if the run is `mandatory`, and without that flag the message is
+/// accepted, counted as unroutable, gets an id, and is kept nowhere.
+///
+/// `atomic`: one refusal refuses all, and the answer names each refused message; duplicates count
+/// as accepted. Otherwise each message stands alone. A refused message consumes no sequence and no
+/// id. Answer: `Published`. No namespace: `NamespaceNotFound`. Zero or too many messages:
+/// `InvalidField`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Namespace of producer and queues.
+    pub namespace: String,
+    /// The idempotent producer, or none.
+    pub producer: Option<ProducerSequence>,
+    /// All or nothing.
+    pub atomic: bool,
+    /// The messages, neighbours with the same routing together.
+    pub runs: Vec<PublishRun>,
+}
+
+/// An idempotent producer's claim: message `k` of the publish has sequence `first_sequence + k`
+/// and digest `digests[k]` (as many digests as messages, else `InvalidField`).
+///
+/// Order of checks per message: producer of that namespace unknown and sequence not 1:
+/// `UnknownProducer` — unknown and sequence 1 too, since ids are handed out by `OpenProducer` and a
+/// forgotten one is not new; older epoch: `ProducerFenced`; epoch never opened: `InvalidField`;
+/// sequence 0: `InvalidField`; next in sequence: accept; seen before and same digest: accepted as
+/// duplicate with the first id; seen before and other digest: `SequenceReused`; seen before but no
+/// longer remembered: duplicate without id (0); a gap: `OutOfSequence` with the expected sequence.
+/// A new epoch goes on with the sequence where the old one stood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerSequence {
+    /// The producer.
+    pub id: ProducerId,
+    /// The epoch that it was opened with.
+    pub epoch: u32,
+    /// Sequence of the first message, from 1.
+    pub first_sequence: u64,
+    /// Digest of each message: its routing, headers, properties and body.
+    pub digests: Vec<u64>,
+}
+
+/// Neighbouring messages with the same routing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishRun {
+    /// Routing key: on the default exchange the queue's name.
+    pub routing_key: String,
+    /// How many messages, at least 1.
+    pub count: u32,
+    /// Their stored bytes together, for the counters.
+    pub bytes: u64,
+    /// Refuse what reaches no queue.
+    pub mandatory: bool,
+}
+
+/// Leases up to `max_messages` ready messages at once, in order, to nobody's session. An `attempt`
+/// that was answered with messages within [`crate::limits::ATTEMPT_MEMORY_MS`] is answered with
+/// those of them whose leases are still held under the same fence (with their present deadlines)
+/// and leases nothing new; an answer without messages is not remembered. `lease_ms` 0 shows
+/// messages and leases nothing (delivery count as if granted, fence 0). A paused queue gives
+/// nothing. Answer: `Received`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receive {
+    /// The queue's namespace.
+    pub namespace: String,
+    /// The queue's name.
+    pub queue: String,
+    /// 1..=[`crate::limits::RECEIVE_MESSAGES_MAX`].
+    pub max_messages: u32,
+    /// `None` = the queue's.
+    pub lease_ms: Option<u64>,
+    /// 1..=[`crate::limits::ATTEMPT_ID_BYTES_MAX`] bytes, made by the client.
+    pub attempt: Vec<u8>,
+}
+
+/// Attaches a consumer to a queue, or, for a session that is known, moves it to `owner` with its
+/// leases and takes over `prefetch` and `lease_ms`; `InvalidField` if a known session is on
+/// another queue. Answer: `Attached` with what it holds. From now on the queue hands it ready
+/// messages while it holds fewer than `prefetch`, in turn with the queue's other consumers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachConsumer {
+    /// The queue's namespace.
+    pub namespace: String,
+    /// The queue's name.
+    pub queue: String,
+    /// The session.
+    pub session: SessionId,
+    /// Who serves it.
+    pub owner: Owner,
+    /// Most unsettled deliveries, 1..=[`crate::limits::PREFETCH_MAX`].
+    pub prefetch: u32,
+    /// 1..=[`crate::limits::LEASE_MS_MAX`]; `None` = the queue's.
+    pub lease_ms: Option<u64>,
+}
+
+/// Changes a consumer's prefetch; below what it holds, it gets nothing until it settled enough; 0
+/// stops deliveries (used to drain). Not attached with this owner: `SessionNotFound`. Answer:
+/// `Done`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetPrefetch {
+    /// The session.
+    pub session: SessionId,
+    /// Who serves it.
+    pub owner: Owner,
+    /// 0..=[`crate::limits::PREFETCH_MAX`].
+    pub prefetch: u32,
+}
+
+/// A consumer's connection ended. `release`: the session ends, what it held goes back at once and
+/// without penalty. Otherwise it gets nothing more and has [`crate::limits::SESSION_GRACE_MS`] to
+/// attach again, after which the session ends and what it holds goes back as failed. Owner does
+/// not match: `SessionNotFound`, nothing changes. Answer: `Done`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetachConsumer {
+    /// The session.
+    pub session: SessionId,
+    /// Who served it.
+    pub owner: Owner,
+    /// Give back without penalty.
+    pub release: bool,
+}
+
+/// Settles leases, each range on its own. Answer: `Settled` with what was not OK. No range or too
+/// many: `InvalidField`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settle {
+    /// The ranges, in this order.
+    pub ranges: Vec<SettleRange>,
+}
+
+/// Neighbouring leases with the same fate: `k`-th is `first_offset + k` with `first_fence + k`.
+/// Queue gone or offset never used: `NotFound`. Lease current: done. Settled for good (ack,
+/// reject, or an ordinary give-up through this very fence's nack) under this fence within
+/// [`crate::limits::SETTLED_MEMORY_MS`]: `AlreadySettled`; any other fence of a message that
+/// exists or is still remembered: `LeaseLost`; no longer remembered: `NotFound`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettleRange {
+    /// The queue's incarnation.
+    pub queue: QueueId,
+    /// The first offset.
+    pub first_offset: Offset,
+    /// How many, at least 1; a range of 0 or past the largest offset is `InvalidField`.
+    pub count: u32,
+    /// The first fence.
+    pub first_fence: Fence,
+    /// What happens to them.
+    pub kind: SettleKind,
+}
+
+/// How a lease ends or goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettleKind {
+    /// Done: the message is removed.
+    Ack,
+    /// Failed: ready again at its old place after `delay_ms` (`None` = the queue's backoff, else
+    /// at once), or given up if that was the last delivery allowed.
+    Nack {
+        /// 0..=[`crate::limits::DELAY_MS_MAX`].
+        delay_ms: Option<u64>,
+    },
+    /// Given up now.
+    Reject,
+    /// Back to its old place at once; this delivery does not count.
+    Release,
+    /// The lease ends `lease_ms` from now instead (never earlier than now); 1..=max.
+    Extend {
+        /// 1..=[`crate::limits::LEASE_MS_MAX`].
+        lease_ms: u64,
+    },
+}
+
+/// A node's process started: sessions of that node's other boots lose their connection (grace
+/// starts, as in [`DetachConsumer`]). Answer: `Done`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeBooted {
+    /// The node.
+    pub node: NodeId,
+    /// Its new boot.
+    pub boot: BootId,
+}
+
+/// The leader lost sight of a node's process: its sessions lose their connection (grace starts).
+/// Answer: `Done`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionsLost {
+    /// The node.
+    pub node: NodeId,
+    /// The boot that is gone.
+    pub boot: BootId,
+}

@@ -1,0 +1,33 @@
+//! What the broker is: its types and its pure state machine.
+//!
+//! Every node feeds the same committed log entries to [`State::apply`] and must come to the same
+//! state, the same answers and the same digest. So this room has no IO, no clock, no randomness,
+//! no threads and no hash maps with a random seed; it is `no_std`, and the compiler holds that
+//! wall. Message bodies never come in: the state refers to them by their place in the log
+//! ([`BodyRef`]).
+//!
+//! `apply` is total. A command that cannot be done is a [`Rejection`], a value, and changes
+//! nothing; a panic here would take every replica down, again at every replay.
+//!
+//! Start reading at [`command`], then [`outcome`] and [`event`], then `state` and `apply`.
+#![no_std]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod command;
+pub mod event;
+pub mod id;
+pub mod limits;
+pub mod message;
+pub mod outcome;
+pub mod settings;
+
+pub use command::{Command, Entry, Stamps};
+pub use event::Event;
+pub use id::*;
+pub use message::{BodyRef, Death, DeathReason, Grant};
+pub use outcome::{Outcome, Rejection, SettleStatus};
+pub use settings::{DeadLetter, QueueChanges, QueueSettings, RetryBackoff};
