@@ -1,0 +1,51 @@
+//! Generates the Rust code of `proto/` without protoc, and the descriptor set of the public part for
+//! server reflection.
+
+use std::path::{Path, PathBuf};
+use std::{env, error::Error, fs};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const ROOT: &str = "../../proto";
+const PUBLIC: &[&str] = &["ticketrail/v1"];
+const ALL: &[&str] = &["ticketrail/v1", "ticketrail/peer/v1", "ticketrail/store/v1"];
+
+fn main() -> Result<()> {
+    println!("cargo:rerun-if-changed={ROOT}");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+
+    let public = compiler(PUBLIC)?.encode_file_descriptor_set();
+    fs::write(out.join("ticketrail_v1.fds"), public)?;
+
+    tonic_prost_build::configure()
+        // Payloads are slices of the buffer that they arrived in, never copies.
+        .bytes(".")
+        // Ordered maps: the same message always has the same bytes.
+        .btree_map(".")
+        .compile_fds(compiler(ALL)?.file_descriptor_set())?;
+    Ok(())
+}
+
+fn compiler(folders: &[&str]) -> Result<protox::Compiler> {
+    let mut compiler = protox::Compiler::new([ROOT])?;
+    compiler.include_imports(true).include_source_info(true);
+    for folder in folders {
+        compiler.open_files(protos(&Path::new(ROOT).join(folder))?)?;
+    }
+    Ok(compiler)
+}
+
+fn protos(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "proto")
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
