@@ -6,10 +6,12 @@
 //! defaults that the core acts on, no IO.
 //!
 //! Start reading at `proto/ticketrail/v1/message.proto`, then [`error`] and, for what is on disk,
-//! `proto/ticketrail/store/v1`.
+//! `proto/ticketrail/store/v1` and [`stored`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod error;
+pub mod receipt;
+pub mod stored;
 
 /// The public interface, package `ticketrail.v1`.
 pub mod v1 {
@@ -33,3 +35,6 @@ pub mod store {
 /// store packages are left out on purpose.
 pub const PUBLIC_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/ticketrail_v1.fds"));
+
+#[cfg(test)]
+mod samples;

@@ -1,0 +1,21 @@
+//! The stored form of what the core works with: between `ticketrail-core` types and
+//! `ticketrail.store.v1` bytes, without copying a message body.
+//!
+//! A node encodes a command once ([`encode_command`]); the leader puts encoded commands into an entry
+//! as they came ([`encode_entry`]); every node decodes the entry for its state machine
+//! ([`decode_entry`]) and finds message bodies in it again ([`Bodies`]). What does not decode is an
+//! error and never a panic: the caller stops and says so.
+
+mod bodies;
+mod command;
+mod entry;
+mod error;
+mod message;
+mod parts;
+mod settings;
+
+pub use bodies::{Bodies, StoredBody, decode_bodies};
+pub use command::{Origin, StoredCommand, decode_command, encode_command};
+pub use entry::{ENTRY_VERSION, StoredEntry, decode_entry, encode_entry, encode_membership};
+pub use error::DecodeError;
+pub use message::{decode_message, encode_message};
