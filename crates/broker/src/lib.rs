@@ -1,1 +1,44 @@
-//! Room `broker`.
+//! What a client asks of us, on any protocol: admission, batching, waiting and waking, sessions,
+//! and the clock.
+//!
+//! Called by `server`, one call or stream per client request. Never speaks a protocol, never
+//! touches a disk, never decides what a command does (that is `core`).
+//!
+//! The way of a command: a call encodes it with an *origin* (this node, this boot, a number) and
+//! waits under that number ([`hub`]); the [`route`] task hands it to the local [`proposer`] or to
+//! the leader; it comes back to every node as part of a committed entry; the hub completes who
+//! waits here and hands deliveries to the sessions that are connected here. So an answer is always
+//! one's own applied state, and a command whose term ended without it is known to be lost and is
+//! tried again ([`submit`]).
+//!
+//! Start reading at `hub`, then `submit`, then the calls: `publish`, `receive`, `consume`.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod bodies;
+mod broker;
+mod clock;
+mod consume;
+mod deliver;
+mod hub;
+mod lost_nodes;
+mod proposer;
+mod publish;
+mod publish_stream;
+mod receive;
+mod route;
+mod settle;
+mod submit;
+mod topology;
+mod view;
+
+pub use broker::{Broker, BrokerConfig, Entropy, StartError, WallClockSource};
+pub use consume::{ConsumeRequest, Consumer, ConsumerEnd, ConsumerEvent, ConsumerHandle};
+pub use deliver::Delivery;
+pub use publish::{NewMessage, Producer, Published};
+pub use publish_stream::{Confirm, PublishStream};
+pub use receive::ReceiveRequest;
+pub use route::{Link, LinkError};
+pub use settle::Settled;
+pub use topology::{QueueInfo, Written};
+pub use ticketrail_proto::error::Problem;
+pub use view::{ClusterView, NodeView, PeekedMessage};

@@ -1,0 +1,381 @@
+//! Consuming on a stream: a session that the queue hands messages to as long as it has credit.
+//!
+//! The consumer is part of the replicated state; this node only delivers what its own applied
+//! entries say and passes settles on. When the stream breaks the session stays for its grace and
+//! may be attached again here or on another node.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ticketrail_core::command::{
+    AttachConsumer, DetachConsumer, SetPrefetch, SettleKind, SettleRange,
+};
+use ticketrail_core::event::SessionEnd;
+use ticketrail_core::{
+    BootId, Command, Fence, Grant, NodeId, Offset, Outcome, Owner, Position, QueueId, SessionId,
+};
+use ticketrail_proto::error::{Problem, Reason};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::broker::{Broker, Inner};
+use crate::deliver::{self, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, Delivery, Seen};
+use crate::hub::SessionEvent;
+use crate::publish::unexpected;
+use crate::settle::Settled;
+use crate::topology::namespace_or_default;
+
+/// How long the word that a connection ended is tried to be brought into the log; after that the
+/// leader notices by itself, or the leases end.
+const DETACH_MAX: Duration = Duration::from_secs(10);
+/// Events that may wait for a session beyond what its prefetch explains.
+const EVENTS_SPARE: usize = 1_024;
+
+/// Opens a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumeRequest {
+    /// The queue's namespace; empty: the default one.
+    pub namespace: String,
+    /// The queue's name.
+    pub queue: String,
+    /// Most unsettled deliveries.
+    pub prefetch: u32,
+    /// `None`: the queue's.
+    pub lease: Option<Duration>,
+    /// A session to come back to, or none for a new one.
+    pub session: Option<SessionId>,
+    /// Acknowledge before delivering: at most once.
+    pub auto_ack: bool,
+}
+
+/// What a consumer gets.
+#[derive(Debug)]
+pub enum ConsumerEvent {
+    /// Messages, in queue order as far as one batch goes.
+    Deliveries(Vec<Delivery>),
+    /// Leases ended without its doing.
+    LeasesLost {
+        /// The queue's incarnation.
+        queue: QueueId,
+        /// The first.
+        first_offset: Offset,
+        /// How many.
+        count: u32,
+    },
+    /// It is over.
+    Ended(ConsumerEnd),
+}
+
+/// Why a consumer is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsumerEnd {
+    /// It was closed, here or by its session's end.
+    Session(SessionEnd),
+    /// Another connection serves the session now.
+    Moved,
+    /// It did not read what was delivered.
+    TooSlow,
+    /// The bytes of a message cannot be read on this node, or an auto-ack failed.
+    Failed(Problem),
+}
+
+/// An attached consumer. Dropping it without [`ConsumerHandle::close`] is a broken connection.
+pub struct Consumer {
+    /// For whoever settles and steers while another waits for deliveries.
+    pub handle: ConsumerHandle,
+    /// The session was known and came back.
+    pub resumed: bool,
+    /// Commit position of the attachment.
+    pub position: Position,
+    events: mpsc::Receiver<SessionEvent>,
+    grants: VecDeque<(Grant, Seen, bool)>,
+    later: Option<SessionEvent>,
+    auto_ack: bool,
+    ended: bool,
+}
+
+/// Steers a consumer.
+#[derive(Clone)]
+pub struct ConsumerHandle {
+    inner: Arc<Inner>,
+    session: SessionId,
+    owner: Owner,
+    queue: QueueId,
+}
+
+impl Broker {
+    /// Attaches a consumer.
+    ///
+    /// # Errors
+    /// No such queue; a bound; the session is on another queue; no leader in time.
+    pub async fn consume(
+        &self,
+        request: ConsumeRequest,
+        deadline: Instant,
+    ) -> Result<Consumer, Problem> {
+        let inner = Arc::clone(&self.inner);
+        let session = request.session.unwrap_or_else(|| inner.fresh_session());
+        let owner = inner.connect();
+        let attach = AttachConsumer {
+            namespace: namespace_or_default(&request.namespace).to_owned(),
+            queue: request.queue,
+            session,
+            owner,
+            prefetch: request.prefetch,
+            lease_ms: request.lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
+        };
+        // Listening before attaching: the first grants come with the very entry that attaches.
+        let capacity = 2 * request.prefetch as usize + EVENTS_SPARE;
+        let events = inner.hub.serve(session, owner.connection, capacity);
+        let mut guard = Unserve { inner: &inner, session, owner, armed: true };
+        let attached = inner.submit(&Command::AttachConsumer(attach), &[], deadline).await;
+        let (position, outcome) = attached?;
+        let Outcome::Attached { queue, resumed, held } = outcome else {
+            return Err(unexpected(&outcome));
+        };
+        guard.armed = false;
+        let seen = Seen { lease_now: inner.hub.lease_now(), at: Instant::now() };
+        let grants = held.into_iter().map(|grant| (grant, seen, true)).collect();
+        drop(guard);
+        Ok(Consumer {
+            handle: ConsumerHandle { inner, session, owner, queue },
+            resumed,
+            position,
+            events,
+            grants,
+            later: None,
+            auto_ack: request.auto_ack,
+            ended: false,
+        })
+    }
+}
+
+/// Takes the session's channel back when attaching fails or is dropped in the middle; and, since
+/// it may have been attached all the same, says that the connection is gone.
+struct Unserve<'a> {
+    inner: &'a Arc<Inner>,
+    session: SessionId,
+    owner: Owner,
+    armed: bool,
+}
+
+impl Drop for Unserve<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.inner.hub.unserve(self.session, self.owner.connection);
+            detach_in_background(self.inner, self.session, self.owner, true);
+        }
+    }
+}
+
+impl Consumer {
+    /// The next event. Cancel safe but for auto-ack consumers, whose last batch is then lost as
+    /// at-most-once allows.
+    pub async fn next(&mut self) -> ConsumerEvent {
+        loop {
+            if self.grants.is_empty() {
+                let event = match self.later.take() {
+                    Some(event) => Some(event),
+                    None => self.events.recv().await,
+                };
+                match self.take_in(event) {
+                    Some(ended) => return ended,
+                    None => continue,
+                }
+            }
+            self.gather();
+            match self.batch() {
+                Ok(batch) if batch.is_empty() => {}
+                Ok(batch) if !self.auto_ack => return ConsumerEvent::Deliveries(batch),
+                Ok(batch) => match self.acknowledge(batch).await {
+                    Ok(batch) if batch.is_empty() => {}
+                    Ok(batch) => return ConsumerEvent::Deliveries(batch),
+                    Err(problem) => return ConsumerEvent::Ended(ConsumerEnd::Failed(problem)),
+                },
+                Err(problem) => return ConsumerEvent::Ended(ConsumerEnd::Failed(problem)),
+            }
+        }
+    }
+
+    /// Takes what else is there already, so that one batch carries it.
+    fn gather(&mut self) {
+        while self.later.is_none() && self.grants.len() < BATCH_MESSAGES_MAX {
+            match self.events.try_recv() {
+                Ok(SessionEvent::Granted { grant, lease_now, at }) => {
+                    self.grants.push_back((grant, Seen { lease_now, at }, false));
+                }
+                Ok(other) => self.later = Some(other),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn batch(&mut self) -> Result<Vec<Delivery>, Problem> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let bodies = &self.handle.inner.bodies;
+        while let Some((grant, seen, resent)) = self.grants.front_mut() {
+            let used_up = if seen.left(grant.deadline).is_zero() {
+                true // Its lease is over: whoever gets it next shall not share it.
+            } else {
+                deliver::take(bodies, grant, *seen, *resent, &mut batch, &mut bytes)?
+            };
+            if !used_up {
+                break;
+            }
+            self.grants.pop_front();
+            if batch.len() >= BATCH_MESSAGES_MAX || bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(batch)
+    }
+
+    fn take_in(&mut self, event: Option<SessionEvent>) -> Option<ConsumerEvent> {
+        let end = match event {
+            Some(SessionEvent::Granted { grant, lease_now, at }) => {
+                self.grants.push_back((grant, Seen { lease_now, at }, false));
+                return None;
+            }
+            Some(SessionEvent::LeasesLost { queue, first_offset, count }) => {
+                return Some(ConsumerEvent::LeasesLost { queue, first_offset, count });
+            }
+            Some(SessionEvent::Ended(why)) => ConsumerEnd::Session(why),
+            Some(SessionEvent::Moved) => ConsumerEnd::Moved,
+            None => ConsumerEnd::TooSlow,
+        };
+        self.ended = end != ConsumerEnd::TooSlow;
+        Some(ConsumerEvent::Ended(end))
+    }
+
+    /// Acknowledges a batch before it is delivered; gives what was still held.
+    async fn acknowledge(&mut self, batch: Vec<Delivery>) -> Result<Vec<Delivery>, Problem> {
+        let ranges = ranges(&batch, SettleKind::Ack);
+        let deadline = Instant::now() + DETACH_MAX;
+        let settled = self.handle.inner.settle(ranges, deadline).await?;
+        let refused = |delivery: &Delivery| {
+            settled.exceptions.iter().any(|exception| {
+                let first = exception.first_offset.0;
+                (first..first + u64::from(exception.count)).contains(&delivery.offset.0)
+            })
+        };
+        Ok(batch.into_iter().filter(|delivery| !refused(delivery)).collect())
+    }
+}
+
+/// Neighbouring deliveries together.
+fn ranges(batch: &[Delivery], kind: SettleKind) -> Vec<SettleRange> {
+    let mut ranges: Vec<SettleRange> = Vec::new();
+    for delivery in batch {
+        match ranges.last_mut() {
+            Some(last)
+                if last.first_offset.plus(u64::from(last.count)) == delivery.offset
+                    && last.first_fence.0 + u64::from(last.count) == delivery.fence.0 =>
+            {
+                last.count += 1;
+            }
+            _ => ranges.push(SettleRange {
+                queue: delivery.queue,
+                first_offset: delivery.offset,
+                count: 1,
+                first_fence: Fence(delivery.fence.0),
+                kind,
+            }),
+        }
+    }
+    ranges
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let ConsumerHandle { inner, session, owner, .. } = &self.handle;
+        inner.hub.unserve(*session, owner.connection);
+        if !self.ended {
+            detach_in_background(inner, *session, *owner, false);
+        }
+    }
+}
+
+fn detach_in_background(inner: &Arc<Inner>, session: SessionId, owner: Owner, release: bool) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let inner = Arc::clone(inner);
+    runtime.spawn(async move {
+        let detach = Command::DetachConsumer(DetachConsumer { session, owner, release });
+        let result = inner.submit(&detach, &[], Instant::now() + DETACH_MAX).await;
+        if let Err(problem) = result
+            && problem.reason() != Reason::SessionNotFound
+        {
+            tracing::debug!(%session, %problem, "the end of a connection was not recorded");
+        }
+    });
+}
+
+impl ConsumerHandle {
+    /// The session, to come back to.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The queue's incarnation.
+    #[must_use]
+    pub fn queue(&self) -> QueueId {
+        self.queue
+    }
+
+    /// Settles ranges of leases.
+    ///
+    /// # Errors
+    /// As [`Broker::settle`].
+    pub async fn settle(
+        &self,
+        ranges: Vec<SettleRange>,
+        deadline: Instant,
+    ) -> Result<Settled, Problem> {
+        self.inner.settle(ranges, deadline).await
+    }
+
+    /// Changes the prefetch; 0 stops deliveries.
+    ///
+    /// # Errors
+    /// The session is over or elsewhere; no leader in time.
+    pub async fn set_prefetch(&self, prefetch: u32, deadline: Instant) -> Result<(), Problem> {
+        let (session, owner) = (self.session, self.owner);
+        let command = Command::SetPrefetch(SetPrefetch { session, owner, prefetch });
+        self.inner.submit(&command, &[], deadline).await.map(drop)
+    }
+
+    /// Ends the session; what it holds goes back at once, without penalty.
+    ///
+    /// # Errors
+    /// The session is over or elsewhere; no leader in time.
+    pub async fn close(&self, deadline: Instant) -> Result<(), Problem> {
+        let (session, owner) = (self.session, self.owner);
+        let command = Command::DetachConsumer(DetachConsumer { session, owner, release: true });
+        self.inner.submit(&command, &[], deadline).await.map(drop)
+    }
+}
+
+/// When the leader took this process for lost while it lives (a pause, a partition), its sessions
+/// are disconnected in the state but connected in truth: their streams are ended, and clients come
+/// back to their sessions, here or elsewhere.
+pub(crate) async fn end_streams_taken_for_lost(inner: Arc<Inner>) {
+    let mut look = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        look.tick().await;
+        let (node, boot): (NodeId, BootId) = (inner.hub.owner().node, inner.hub.owner().boot);
+        let lost: Vec<(SessionId, u64)> = inner.replica.with_state(|state| {
+            let served = inner.hub.served();
+            let lost = |&(session, connection): &(SessionId, u64)| {
+                state.session(session).is_some_and(|view| {
+                    view.owner == Owner { node, boot, connection } && !view.connected
+                })
+            };
+            served.into_iter().filter(lost).collect()
+        });
+        for (session, connection) in lost {
+            tracing::info!(%session, "a session was taken for lost; its stream ends so that the client comes back");
+            inner.hub.unserve(session, connection);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Where committed entries meet those who wait: the one sink of the replica's apply task.
+//!
+//! Called in log order. For each command with an origin on this node and boot, the waiting call
+//! gets position and outcome; for each event that concerns a session served here, that session
+//! gets it; long polls are woken. Nothing here blocks and nothing allocates per message.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
+use ticketrail_core::event::SessionEnd;
+use ticketrail_core::{
+    Event, Grant, LeaseTime, Offset, Outcome, Owner, Position, QueueId, SessionId, State, WallTime,
+};
+use ticketrail_raft::{AppliedEntry, AppliedSink};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+
+/// How a command that was handed to the log ended, as far as this node can know.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It was applied.
+    Applied(Applied),
+    /// It was not and never will be: it was refused before it was proposed, or its term ended
+    /// without it.
+    Lost,
+}
+
+/// A command that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub(crate) position: Position,
+    pub(crate) outcome: Outcome,
+}
+
+/// What a session served here is told.
+#[derive(Debug)]
+pub(crate) enum SessionEvent {
+    /// Messages were leased to it, by an entry applied at this instant.
+    Granted { grant: Grant, lease_now: LeaseTime, at: Instant },
+    /// Leases of it ended.
+    LeasesLost { queue: QueueId, first_offset: Offset, count: u32 },
+    /// It ended.
+    Ended(SessionEnd),
+    /// Another connection serves it from now on.
+    Moved,
+}
+
+/// Where a waiting command is.
+enum Stage {
+    /// In the route's queue: surely not proposed.
+    Queued,
+    /// Handed to the leader of this term.
+    Handed { term: u64 },
+}
+
+struct Waiter {
+    stage: Stage,
+    answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Default)]
+struct Waiters {
+    by_correlation: HashMap<u64, Waiter>,
+    /// Term of the last applied entry.
+    applied_term: u64,
+}
+
+/// See the module.
+pub(crate) struct Hub {
+    owner: Owner,
+    waiters: Mutex<Waiters>,
+    /// Sessions served here, by session and connection. The channel is bounded by what a session
+    /// may hold; one that does not keep up is cut off rather than buffered.
+    sessions: Mutex<BTreeMap<(SessionId, u64), mpsc::Sender<SessionEvent>>>,
+    polls: Mutex<HashMap<QueueId, Arc<Notify>>>,
+    next_correlation: AtomicU64,
+    applied_index: AtomicU64,
+    applied_term: AtomicU64,
+    lease_now: AtomicU64,
+    wall_now: AtomicU64,
+    next_deadline: AtomicU64,
+    moved: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these guard is changed by single calls that do not panic halfway.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const NO_DEADLINE: u64 = u64::MAX;
+
+impl Hub {
+    /// A hub of this node and boot (`connection` is ignored).
+    pub(crate) fn new(owner: Owner) -> Self {
+        Self {
+            owner,
+            waiters: Mutex::default(),
+            sessions: Mutex::default(),
+            polls: Mutex::default(),
+            next_correlation: AtomicU64::new(1),
+            applied_index: AtomicU64::new(0),
+            applied_term: AtomicU64::new(0),
+            lease_now: AtomicU64::new(0),
+            wall_now: AtomicU64::new(0),
+            next_deadline: AtomicU64::new(NO_DEADLINE),
+            moved: Notify::new(),
+        }
+    }
+
+    /// Who we are.
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// A number to wait under, and the answer.
+    pub(crate) fn wait(&self) -> (u64, oneshot::Receiver<Answer>) {
+        let correlation = self.next_correlation.fetch_add(1, Ordering::Relaxed);
+        let (answer, receiver) = oneshot::channel();
+        let waiter = Waiter { stage: Stage::Queued, answer };
+        lock(&self.waiters).by_correlation.insert(correlation, waiter);
+        (correlation, receiver)
+    }
+
+    /// Nobody waits any more. Tells whether the command surely never was and never will be
+    /// proposed.
+    pub(crate) fn give_up(&self, correlation: u64) -> bool {
+        let waiter = lock(&self.waiters).by_correlation.remove(&correlation);
+        matches!(waiter, Some(Waiter { stage: Stage::Queued, .. }))
+    }
+
+    /// The command is about to be handed to the leader of `term`; `false`: do not, nobody waits.
+    /// A term that is over here already is answered at once.
+    pub(crate) fn hand_over(&self, correlation: u64, term: u64) -> bool {
+        let mut waiters = lock(&self.waiters);
+        if waiters.applied_term > term {
+            waiters.lose(correlation);
+            return false;
+        }
+        match waiters.by_correlation.get_mut(&correlation) {
+            Some(waiter) => {
+                waiter.stage = Stage::Handed { term };
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The command was refused before it was proposed.
+    pub(crate) fn refused(&self, correlation: u64) {
+        lock(&self.waiters).lose(correlation);
+    }
+
+    /// Events of a session that this process serves under `connection`, at most `capacity` waiting.
+    pub(crate) fn serve(
+        &self,
+        session: SessionId,
+        connection: u64,
+        capacity: usize,
+    ) -> mpsc::Receiver<SessionEvent> {
+        let (sender, receiver) = mpsc::channel(capacity);
+        lock(&self.sessions).insert((session, connection), sender);
+        receiver
+    }
+
+    /// That connection is over.
+    pub(crate) fn unserve(&self, session: SessionId, connection: u64) {
+        lock(&self.sessions).remove(&(session, connection));
+    }
+
+    /// Sessions served here now.
+    pub(crate) fn served(&self) -> Vec<(SessionId, u64)> {
+        lock(&self.sessions).keys().copied().collect()
+    }
+
+    /// Woken when messages become ready in a queue with nobody to take them, or the queue goes.
+    pub(crate) fn poll(&self, queue: QueueId) -> Arc<Notify> {
+        Arc::clone(lock(&self.polls).entry(queue).or_default())
+    }
+
+    /// A long poll is over; forgets the queue's bell when this was the last.
+    pub(crate) fn unpoll(&self, queue: QueueId, bell: Arc<Notify>) {
+        let mut polls = lock(&self.polls);
+        // The map's and the caller's.
+        if Arc::strong_count(&bell) <= 2 {
+            polls.remove(&queue);
+        }
+    }
+
+    /// Index of the last applied entry.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.applied_index.load(Ordering::Acquire)
+    }
+
+    /// Term of the last applied entry.
+    pub(crate) fn applied_term(&self) -> u64 {
+        self.applied_term.load(Ordering::Acquire)
+    }
+
+    /// Replicated lease time after it.
+    pub(crate) fn lease_now(&self) -> LeaseTime {
+        LeaseTime(self.lease_now.load(Ordering::Acquire))
+    }
+
+    /// Replicated wall time after it.
+    pub(crate) fn wall_now(&self) -> WallTime {
+        WallTime(self.wall_now.load(Ordering::Acquire))
+    }
+
+    /// The earliest thing that falls due, after it.
+    pub(crate) fn next_deadline(&self) -> Option<LeaseTime> {
+        match self.next_deadline.load(Ordering::Acquire) {
+            NO_DEADLINE => None,
+            ms => Some(LeaseTime(ms)),
+        }
+    }
+
+    /// Resolves when an entry was applied that brought a new term or a new earliest deadline.
+    pub(crate) async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    fn note_progress(&self, state: &State, index: u64, term: u64) {
+        let deadline = state.next_deadline().map_or(NO_DEADLINE, |due| due.0);
+        self.lease_now.store(state.lease_now().0, Ordering::Release);
+        self.wall_now.store(state.wall_now().0, Ordering::Release);
+        let new_deadline = self.next_deadline.swap(deadline, Ordering::AcqRel) != deadline;
+        let new_term = self.applied_term.swap(term, Ordering::AcqRel) != term;
+        self.applied_index.store(index, Ordering::Release);
+        if new_deadline || new_term {
+            self.moved.notify_one();
+        }
+    }
+
+    fn answer(&self, applied: &AppliedEntry<'_>) {
+        let mut waiters = lock(&self.waiters);
+        for (place, origin) in applied.origins.iter().enumerate() {
+            let Some(origin) = origin else { continue };
+            if origin.node != self.owner.node || origin.boot != self.owner.boot {
+                continue;
+            }
+            let Some(waiter) = waiters.by_correlation.remove(&origin.correlation) else { continue };
+            let position = Position { index: applied.index, place: place as u32 };
+            let outcome = applied.outcomes[place].clone();
+            // An error means that the call ended meanwhile: nobody to tell.
+            let _ = waiter.answer.send(Answer::Applied(Applied { position, outcome }));
+        }
+        if applied.term > waiters.applied_term {
+            waiters.applied_term = applied.term;
+            waiters.lose_before(applied.term);
+        }
+    }
+
+    fn tell_sessions(&self, applied: &AppliedEntry<'_>, lease_now: LeaseTime) {
+        let mut sessions = None;
+        let at = Instant::now();
+        for event in applied.events {
+            let (session, owner, told) = match event {
+                Event::Delivered { session, owner, grant } => {
+                    (*session, owner, SessionEvent::Granted { grant: grant.clone(), lease_now, at })
+                }
+                Event::LeasesLost { session, owner, queue, first_offset, count } => {
+                    let (queue, first_offset, count) = (*queue, *first_offset, *count);
+                    (*session, owner, SessionEvent::LeasesLost { queue, first_offset, count })
+                }
+                Event::SessionEnded { session, owner, why } => {
+                    (*session, owner, SessionEvent::Ended(*why))
+                }
+                Event::SessionMoved { session, from } => (*session, from, SessionEvent::Moved),
+                Event::Ready { queue } | Event::QueueDeleted { queue, .. } => {
+                    if let Some(bell) = lock(&self.polls).get(queue) {
+                        bell.notify_waiters();
+                    }
+                    continue;
+                }
+            };
+            if owner.node != self.owner.node || owner.boot != self.owner.boot {
+                continue;
+            }
+            let sessions = sessions.get_or_insert_with(|| lock(&self.sessions));
+            let key = (session, owner.connection);
+            let full = sessions.get(&key).is_some_and(|sender| sender.try_send(told).is_err());
+            if full {
+                // Dropping the sender ends the connection; its leases come back by the grace.
+                sessions.remove(&key);
+            }
+        }
+    }
+}
+
+impl AppliedSink for Hub {
+    fn applied(&self, state: &State, applied: AppliedEntry<'_>) {
+        if !applied.replaying {
+            self.tell_sessions(&applied, state.lease_now());
+        }
+        self.note_progress(state, applied.index, applied.term);
+        self.answer(&applied);
+    }
+}
+
+impl Waiters {
+    fn lose(&mut self, correlation: u64) {
+        if let Some(waiter) = self.by_correlation.remove(&correlation) {
+            let _ = waiter.answer.send(Answer::Lost);
+        }
+    }
+
+    /// What was handed to a leader of an older term and did not come before this term's first
+    /// entry never will: terms only grow along the log.
+    fn lose_before(&mut self, term: u64) {
+        let lost = self.by_correlation.extract_if(
+            |_, waiter| matches!(waiter.stage, Stage::Handed { term: handed } if handed < term),
+        );
+        for (_, waiter) in lost {
+            let _ = waiter.answer.send(Answer::Lost);
+        }
+    }
+}

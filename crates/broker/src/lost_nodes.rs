@@ -1,0 +1,116 @@
+//! What this node knows of the others besides Raft: which process runs there, when it was last
+//! heard of, what its clock says. From it the leader tells whose sessions are lost.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ticketrail_core::{BootId, Command, NodeId, command::SessionsLost};
+use ticketrail_raft::Replica;
+use tokio::time::Instant;
+
+use crate::broker::{Inner, WallClockSource};
+
+/// A node that was not heard of for so long is taken for gone by the leader; its consumers then
+/// have their grace to come back elsewhere.
+const GONE_AFTER: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A wall clock that was told longer ago does not count.
+const CLOCK_VALID: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    boot: BootId,
+    heard_at: Instant,
+    wall_ms: u64,
+}
+
+/// See the module.
+pub(crate) struct Peers {
+    me: NodeId,
+    voters: usize,
+    wall: WallClockSource,
+    heard: Mutex<BTreeMap<NodeId, Peer>>,
+}
+
+impl Peers {
+    pub(crate) fn new(me: NodeId, voters: usize, wall: WallClockSource) -> Self {
+        Self { me, voters, wall, heard: Mutex::default() }
+    }
+
+    /// A peer was heard of.
+    pub(crate) fn heard(&self, node: NodeId, boot: BootId, wall_ms: u64) {
+        let peer = Peer { boot, heard_at: Instant::now(), wall_ms };
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(node, peer);
+    }
+
+    /// This node's wall clock and those of the others as far as known, carried on to `now`; and
+    /// how many voters there are.
+    pub(crate) fn wall_clocks(&self, now: Instant) -> (Vec<u64>, usize) {
+        let mut clocks = vec![(self.wall)()];
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        for (node, peer) in heard.iter() {
+            let age = now.saturating_duration_since(peer.heard_at);
+            if *node != self.me && age < CLOCK_VALID && peer.wall_ms > 0 {
+                clocks.push(peer.wall_ms + u64::try_from(age.as_millis()).unwrap_or(0));
+            }
+        }
+        (clocks, self.voters)
+    }
+
+    /// Time since a peer's process was heard of.
+    pub(crate) fn silence(&self, node: NodeId) -> Option<(BootId, Duration)> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(&node).map(|peer| (peer.boot, peer.heard_at.elapsed()))
+    }
+}
+
+/// While this node leads: proposes `SessionsLost` for processes that are gone but still own
+/// connected sessions.
+pub(crate) async fn watch_for_lost_nodes(inner: Arc<Inner>) {
+    let me = inner.hub.owner().node;
+    let mut leading_since: Option<Instant> = None;
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        look.tick().await;
+        if !inner.leadership.borrow().is_leader {
+            leading_since = None;
+            continue;
+        }
+        // A fresh leader gives every node the full time before it judges.
+        let since = *leading_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < GONE_AFTER {
+            continue;
+        }
+        for (node, boot) in owners(&inner.replica) {
+            if node == me {
+                continue;
+            }
+            let alive = inner
+                .peers
+                .silence(node)
+                .is_some_and(|(now, silence)| now == boot && silence < GONE_AFTER);
+            if !alive {
+                tracing::info!(%node, %boot, "a node's process is gone; its sessions have their grace");
+                let lost = Command::SessionsLost(SessionsLost { node, boot });
+                if let Err(error) = inner.submit(&lost, &[], Instant::now() + GONE_AFTER).await {
+                    tracing::debug!(%error, "sessions of a lost node could not be ended yet");
+                }
+            }
+        }
+    }
+}
+
+/// Processes that own connected sessions.
+fn owners(replica: &Replica) -> Vec<(NodeId, BootId)> {
+    replica.with_state(|state| {
+        let mut owners: Vec<_> = state
+            .sessions()
+            .filter(|session| session.connected)
+            .map(|session| (session.owner.node, session.owner.boot))
+            .collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    })
+}

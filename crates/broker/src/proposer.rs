@@ -1,0 +1,190 @@
+//! The leader's batching: what waits goes into one log entry, stamped with the leader's clocks.
+//!
+//! No linger: while entries are on their way, new commands gather by themselves. One entry holds
+//! at most [`ENTRY_COMMANDS_MAX`] commands or [`ENTRY_BYTES_MAX`] bytes, or one larger command.
+//! When something falls due and no traffic moves replicated time, an entry without commands (a
+//! tick) does; when nothing is pending an idle cluster writes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
+use ticketrail_core::Stamps;
+use ticketrail_proto::stored;
+use ticketrail_raft::{Leadership, ProposeError, Replica};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::clock::{LeaseClock, WallClock};
+use crate::hub::Hub;
+use crate::lost_nodes::Peers;
+
+/// Most commands of one entry.
+const ENTRY_COMMANDS_MAX: usize = 512;
+/// Most bytes of one entry, but for one command that is larger.
+const ENTRY_BYTES_MAX: usize = 512 * 1024;
+/// Entries on their way at once.
+const IN_FLIGHT_MAX: usize = 4;
+/// Ticks come no closer than this while something is due.
+const TICK_MIN: Duration = Duration::from_millis(50);
+/// While anything is pending replicated time moves at least this often.
+const TICK_MAX: Duration = Duration::from_secs(1);
+
+/// Commands to be proposed in `term` or never.
+#[derive(Debug)]
+pub(crate) struct Proposal {
+    pub(crate) term: u64,
+    pub(crate) commands: Vec<Bytes>,
+}
+
+/// The proposer task. Idle unless this node leads.
+pub(crate) struct Proposer {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) replica: Replica,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) peers: Arc<Peers>,
+}
+
+/// One term of this node as the leader.
+struct Reign {
+    term: u64,
+    lease: LeaseClock,
+    wall: WallClock,
+}
+
+impl Proposer {
+    /// Runs until all senders are gone.
+    pub(crate) async fn run(mut self, mut proposals: mpsc::Receiver<Proposal>) {
+        let mut held = None;
+        loop {
+            let lead = *self.leadership.borrow_and_update();
+            if lead.is_leader && self.hub.applied_term() == lead.term {
+                // Entries of earlier terms are applied, so the clocks' committed values are known.
+                if !self.reign(lead.term, &mut proposals, &mut held).await {
+                    return;
+                }
+                continue;
+            }
+            tokio::select! {
+                biased;
+                changed = self.leadership.changed() => if changed.is_err() { return },
+                () = self.hub.moved() => {}
+                // Not leading: what comes in is of a term that is over, or of one whose first entry
+                // is not applied yet, which is held back.
+                next = proposals.recv(), if held.is_none() => match next {
+                    Some(next) if lead.is_leader && next.term == lead.term => held = Some(next),
+                    Some(_) => {}
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Proposes until the term is over; `false` when all senders are gone.
+    async fn reign(
+        &mut self,
+        term: u64,
+        proposals: &mut mpsc::Receiver<Proposal>,
+        held: &mut Option<Proposal>,
+    ) -> bool {
+        let now = Instant::now();
+        let mut reign = Reign {
+            term,
+            lease: LeaseClock::resume(self.hub.lease_now(), now),
+            wall: WallClock::resume(self.hub.wall_now(), now),
+        };
+        let mut in_flight = FuturesUnordered::new();
+        loop {
+            if held.is_none() {
+                let tick_at = self.tick_at(&reign);
+                tokio::select! {
+                    biased;
+                    changed = self.leadership.changed() => {
+                        if changed.is_err() {
+                            return false;
+                        }
+                        let lead = *self.leadership.borrow_and_update();
+                        if !lead.is_leader || lead.term != term {
+                            return true;
+                        }
+                        continue;
+                    }
+                    Some(result) = in_flight.next(), if !in_flight.is_empty() => {
+                        if over(result) {
+                            return true;
+                        }
+                        continue;
+                    }
+                    next = proposals.recv(), if in_flight.len() < IN_FLIGHT_MAX => match next {
+                        Some(next) => *held = Some(next),
+                        None => return false,
+                    },
+                    () = self.hub.moved() => continue,
+                    () = at(tick_at), if in_flight.len() < IN_FLIGHT_MAX => {}
+                }
+            }
+            let payload = self.entry(&mut reign, proposals, held);
+            in_flight.push(self.replica.propose(term, payload));
+        }
+    }
+
+    /// When replicated time must move if nothing else moves it.
+    fn tick_at(&self, reign: &Reign) -> Option<Instant> {
+        let due = self.hub.next_deadline()?;
+        let left = due.0.saturating_sub(reign.lease.read(Instant::now()).0);
+        let wait = Duration::from_millis(left).clamp(TICK_MIN, TICK_MAX);
+        // Measured from now where it lies ahead, but never later than a second after the last.
+        let last = reign.lease.last_at();
+        Some((Instant::now() + Duration::from_millis(left)).max(last + TICK_MIN).min(last + TICK_MAX.max(wait)))
+    }
+
+    fn entry(
+        &self,
+        reign: &mut Reign,
+        proposals: &mut mpsc::Receiver<Proposal>,
+        held: &mut Option<Proposal>,
+    ) -> Bytes {
+        let now = Instant::now();
+        let (mut clocks, voters) = self.peers.wall_clocks(now);
+        let stamps = Stamps {
+            lease_now: reign.lease.stamp(now),
+            wall_now: reign.wall.stamp(now, &mut clocks, voters),
+        };
+        let mut commands: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = held.take().or_else(|| proposals.try_recv().ok()) {
+            if next.term != reign.term {
+                continue;
+            }
+            let next_bytes: usize = next.commands.iter().map(Bytes::len).sum();
+            let full = commands.len() + next.commands.len() > ENTRY_COMMANDS_MAX
+                || bytes + next_bytes > ENTRY_BYTES_MAX;
+            if full && !commands.is_empty() {
+                *held = Some(next);
+                break;
+            }
+            bytes += next_bytes;
+            commands.extend(next.commands);
+        }
+        stored::encode_entry(stamps, &commands)
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a proposal's end means that the term is over.
+fn over(result: Result<ticketrail_raft::Committed, ProposeError>) -> bool {
+    match result {
+        Ok(_) => false,
+        Err(error) => {
+            tracing::debug!(%error, "a proposal did not come through");
+            true
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! One task per node that takes commands in the order in which calls made them and hands them to
+//! whoever leads: the proposer here, or the leader's over the link.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use ticketrail_core::NodeId;
+use ticketrail_raft::Leadership;
+use tokio::sync::{mpsc, watch};
+
+use crate::hub::Hub;
+use crate::proposer::Proposal;
+
+/// Most commands handed over together.
+const BATCH_COMMANDS_MAX: usize = 512;
+/// Most bytes handed over together, but for one command that is larger.
+const BATCH_BYTES_MAX: usize = 512 * 1024;
+/// Batches on their way to the leader.
+const IN_FLIGHT_MAX: usize = 8;
+
+/// Brings commands to the leader. Implemented by `server` over the peer connection, by the
+/// simulator over its network.
+pub trait Link: Send + Sync + 'static {
+    /// Hands encoded `store.v1.Command`s to `leader`, to be proposed in `term` or never. `Ok`:
+    /// they are in the leader's queue. Calls for one leader arrive in the order in which they were
+    /// made, unless one of them fails.
+    fn forward(
+        &self,
+        leader: NodeId,
+        term: u64,
+        commands: Vec<Bytes>,
+    ) -> BoxFuture<'static, Result<(), LinkError>>;
+}
+
+/// Why commands did not reach the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// They were not proposed and never will be.
+    #[error("the commands were not taken")]
+    NotTaken,
+    /// The connection broke; they may have been taken.
+    #[error("the connection to the leader broke")]
+    Broken,
+}
+
+/// A command on its way to the leader.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) correlation: u64,
+    pub(crate) command: Bytes,
+}
+
+/// The route task.
+pub(crate) struct Route {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) proposer: mpsc::Sender<Proposal>,
+    pub(crate) link: Arc<dyn Link>,
+}
+
+impl Route {
+    /// Runs until all senders are gone.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Outgoing>) {
+        let mut links = FuturesUnordered::new();
+        let mut held: Option<Outgoing> = None;
+        loop {
+            if held.is_none() {
+                tokio::select! {
+                    biased;
+                    Some(()) = links.next(), if !links.is_empty() => continue,
+                    next = commands.recv(), if links.len() < IN_FLIGHT_MAX => match next {
+                        Some(next) => held = Some(next),
+                        None => return,
+                    },
+                }
+            }
+            let Leadership { term, leader, .. } = *self.leadership.borrow_and_update();
+            let Some(leader) = leader else {
+                // Calls keep their own deadlines; what they gave up is skipped below.
+                if self.leadership.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let (correlations, batch) = self.fill(&mut held, &mut commands, term);
+            if batch.is_empty() {
+                continue;
+            }
+            if leader == self.hub.owner().node {
+                // Waits while the proposer is busy: that is what bounds the queue.
+                if self.proposer.send(Proposal { term, commands: batch }).await.is_err() {
+                    return;
+                }
+            } else {
+                let sent = self.link.forward(leader, term, batch);
+                let hub = Arc::clone(&self.hub);
+                links.push(async move {
+                    if sent.await == Err(LinkError::NotTaken) {
+                        correlations.into_iter().for_each(|correlation| hub.refused(correlation));
+                    }
+                    // Taken, or perhaps: the log will tell, by the command or by a later term.
+                });
+            }
+        }
+    }
+
+    fn fill(
+        &self,
+        held: &mut Option<Outgoing>,
+        commands: &mut mpsc::Receiver<Outgoing>,
+        term: u64,
+    ) -> (Vec<u64>, Vec<Bytes>) {
+        let (mut correlations, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(next) = held.take().or_else(|| commands.try_recv().ok()) {
+            if !batch.is_empty() && bytes + next.command.len() > BATCH_BYTES_MAX {
+                *held = Some(next);
+                break;
+            }
+            if self.hub.hand_over(next.correlation, term) {
+                bytes += next.command.len();
+                correlations.push(next.correlation);
+                batch.push(next.command);
+            }
+            if batch.len() == BATCH_COMMANDS_MAX {
+                break;
+            }
+        }
+        (correlations, batch)
+    }
+}

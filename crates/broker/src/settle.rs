@@ -1,0 +1,48 @@
+//! Settling leases by receipt, on any node.
+
+use ticketrail_core::command::{Settle, SettleRange};
+use ticketrail_core::outcome::SettleException;
+use ticketrail_core::{Command, Outcome, Position};
+use ticketrail_proto::error::Problem;
+use tokio::time::Instant;
+
+use crate::broker::{Broker, Inner};
+use crate::publish::unexpected;
+
+/// What became of a settle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Commit position.
+    pub position: Position,
+    /// What was not OK, in request order.
+    pub exceptions: Vec<SettleException>,
+}
+
+impl Broker {
+    /// Settles ranges of leases, each on its own.
+    ///
+    /// # Errors
+    /// No range or too many; no leader in time; outcome unknown (repeat it: what was settled by
+    /// the same receipt says so).
+    pub async fn settle(
+        &self,
+        ranges: Vec<SettleRange>,
+        deadline: Instant,
+    ) -> Result<Settled, Problem> {
+        self.inner.settle(ranges, deadline).await
+    }
+}
+
+impl Inner {
+    pub(crate) async fn settle(
+        &self,
+        ranges: Vec<SettleRange>,
+        deadline: Instant,
+    ) -> Result<Settled, Problem> {
+        let command = Command::Settle(Settle { ranges });
+        match self.submit(&command, &[], deadline).await? {
+            (position, Outcome::Settled { exceptions }) => Ok(Settled { position, exceptions }),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Reading: linearizable views of the state.
+
+use bytes::Bytes;
+use ticketrail_core::view::{MessageState, Peeked};
+use ticketrail_core::{NodeId, Offset, QueueId};
+use ticketrail_proto::error::Problem;
+use ticketrail_raft::Status;
+use tokio::time::Instant;
+
+use crate::broker::Broker;
+use crate::topology::namespace_or_default;
+
+/// A message as a browser sees it.
+#[derive(Clone, Debug)]
+pub struct PeekedMessage {
+    /// Where it is and what state it is in.
+    pub peeked: Peeked,
+    /// The encoded `store.v1.Message`.
+    pub message: Bytes,
+}
+
+/// One node, as the node that answers sees it.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// The node.
+    pub node: NodeId,
+    /// Milliseconds since it was heard of; `None`: never, or it is the node that answers.
+    pub silent_ms: Option<u64>,
+}
+
+/// The cluster, as the node that answers sees it.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    /// Its identity.
+    pub cluster_id: u128,
+    /// Raft's side.
+    pub status: Status,
+    /// The nodes.
+    pub nodes: Vec<NodeView>,
+    /// Replicated lease time, ms.
+    pub lease_now_ms: u64,
+    /// Replicated wall time, ms since 1970.
+    pub wall_now_ms: u64,
+    /// Digest of all outcomes up to the applied index.
+    pub digest: u64,
+    /// State machine version.
+    pub version: u32,
+}
+
+impl Broker {
+    /// A linearizable read: `read` sees everything that was confirmed before this call.
+    ///
+    /// # Errors
+    /// No leader in time.
+    pub async fn read<T>(
+        &self,
+        deadline: Instant,
+        read: impl FnOnce(&ticketrail_core::State) -> T,
+    ) -> Result<T, Problem> {
+        self.inner.read_barrier(deadline).await?;
+        Ok(self.inner.replica.with_state(read))
+    }
+
+    /// A linearizable read of one queue.
+    ///
+    /// # Errors
+    /// No such namespace or queue; no leader in time.
+    pub async fn read_queue<T>(
+        &self,
+        namespace: &str,
+        queue: &str,
+        deadline: Instant,
+        read: impl FnOnce(&ticketrail_core::State, ticketrail_core::view::QueueView<'_>) -> T,
+    ) -> Result<T, Problem> {
+        let named = namespace_or_default(namespace);
+        let found = self
+            .read(deadline, |state| state.queue(named, queue).map(|view| read(state, view)))
+            .await?;
+        found.ok_or_else(|| self.inner.not_found(namespace, queue))
+    }
+
+    /// Browses messages of a queue from an offset on, without changing anything.
+    ///
+    /// # Errors
+    /// No such namespace or queue; no leader in time; bytes that cannot be read here.
+    pub async fn peek(
+        &self,
+        namespace: &str,
+        queue: &str,
+        filter: Option<MessageState>,
+        from: Offset,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<(QueueId, Vec<PeekedMessage>), Problem> {
+        let (id, peeked) = self
+            .read_queue(namespace, queue, deadline, |state, view| {
+                (view.id, state.peek(view.id, filter, from, limit))
+            })
+            .await?;
+        let with_bytes = |peeked: Peeked| {
+            let message = self.inner.bodies.message(peeked.body)?;
+            Ok(PeekedMessage { peeked, message })
+        };
+        Ok((id, peeked.into_iter().map(with_bytes).collect::<Result<_, Problem>>()?))
+    }
+
+    /// The cluster as this node sees it; never waits.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterView {
+        let status = self.inner.replica.status();
+        let me = self.inner.hub.owner().node;
+        let silent = |node: NodeId| {
+            let (_, silence) = self.inner.peers.silence(node)?;
+            (node != me).then_some(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX))
+        };
+        let node = |&node: &NodeId| NodeView { node, silent_ms: silent(node) };
+        let nodes = status.members.keys().map(node).collect();
+        self.inner.replica.with_state(|state| ClusterView {
+            cluster_id: self.inner.config.cluster_id,
+            nodes,
+            lease_now_ms: state.lease_now().0,
+            wall_now_ms: state.wall_now().0,
+            digest: state.digest(),
+            version: state.version(),
+            status,
+        })
+    }
+}
