@@ -1,0 +1,504 @@
+//! The only code that writes to the log: one drained batch, one write, one sync, then the answers.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use super::format::{
+    self, BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, BatchKind, Position, RECORD_HEADER_BYTES,
+    RecordKind, Standing,
+};
+use super::segment::{DATA_START, SegmentFile, SegmentMaker, TableChange};
+use super::shared::{Op, Settled, Shared, Waited, copy_of};
+use super::{Done, LogConfig, Record};
+use crate::vote::VoteFile;
+
+/// After so long without work a marker is written: from then on, damage to the last batch is told from a torn write.
+const IDLE_MARK_AFTER: Duration = Duration::from_millis(20);
+
+/// Room that every batch leaves for the marker after it.
+const MARKER_BYTES: u64 = format::ALIGN_BYTES;
+
+/// Largest payload that fits a segment which holds nothing else.
+pub(crate) fn payload_bytes_max(segment_bytes: u64) -> usize {
+    let overhead = BATCH_HEADER_BYTES as u64 + RECORD_HEADER_BYTES as u64 + format::ALIGN_BYTES;
+    (segment_bytes - DATA_START - MARKER_BYTES - format::seal_bytes(1) - overhead) as usize
+}
+
+/// Writes the log. Lives on one thread: [`LogWriter::run`] in production, [`LogWriter::step`] where a simulator decides when.
+pub struct LogWriter {
+    shared: Arc<Shared>,
+    config: LogConfig,
+    vote: VoteFile,
+    standing: Standing,
+    /// Sequence of the next batch.
+    sequence: u64,
+    /// What the last completed sync covered.
+    synced: Position,
+    /// Whether a batch was written after the newest mark on disk.
+    mark_due: bool,
+    active: Option<Active>,
+    supply: Supply,
+    batch: BatchBuilder,
+    failed: bool,
+}
+
+/// What recovery hands to the writer.
+pub(crate) struct WriterStart {
+    pub(crate) vote: VoteFile,
+    pub(crate) standing: Standing,
+    pub(crate) sequence: u64,
+    pub(crate) synced: Position,
+    pub(crate) active: Option<Active>,
+    pub(crate) ready: Vec<Arc<SegmentFile>>,
+    pub(crate) maker: SegmentMaker,
+}
+
+/// The segment that is written to.
+pub(crate) struct Active {
+    pub(crate) segment: Arc<SegmentFile>,
+    /// Where the next batch starts.
+    pub(crate) end: u64,
+    pub(crate) first_index: u64,
+    /// Where each entry that is still in the log starts.
+    pub(crate) offsets: Vec<u32>,
+}
+
+impl Active {
+    fn next_index(&self) -> u64 {
+        self.first_index + self.offsets.len() as u64
+    }
+
+    fn fits(&self, body_bytes: u64, more_entries: usize) -> bool {
+        let seal = format::seal_bytes(self.offsets.len() + more_entries);
+        self.end + format::batch_bytes(body_bytes) + MARKER_BYTES + seal <= self.segment.bytes
+    }
+
+    fn fits_marker(&self) -> bool {
+        self.end + MARKER_BYTES + format::seal_bytes(self.offsets.len()) <= self.segment.bytes
+    }
+}
+
+impl LogWriter {
+    pub(crate) fn new(config: LogConfig, shared: Arc<Shared>, start: WriterStart) -> Self {
+        Self {
+            shared,
+            config,
+            vote: start.vote,
+            standing: start.standing,
+            sequence: start.sequence,
+            synced: start.synced,
+            mark_due: start.active.is_some(),
+            active: start.active,
+            supply: Supply::Inline {
+                ready: start.ready.into(),
+                maker: start.maker,
+            },
+            batch: BatchBuilder::default(),
+            failed: false,
+        }
+    }
+
+    /// Writes until the log is closed, with a second thread that makes segments ready.
+    ///
+    /// # Errors
+    /// The first failed write or sync; the log has been stopped by then.
+    pub fn run(mut self) -> io::Result<()> {
+        let preparer = self.supply.into_background()?;
+        let result = self.run_until_closed();
+        self.supply.stop();
+        if preparer.join().is_err() && result.is_ok() {
+            return Err(io::Error::other(
+                "the thread that makes segments ready panicked",
+            ));
+        }
+        result
+    }
+
+    fn run_until_closed(&mut self) -> io::Result<()> {
+        loop {
+            match self.shared.wait(self.mark_due.then_some(IDLE_MARK_AFTER)) {
+                Waited::Work => _ = self.step(),
+                Waited::Idle => self.mark_idle(),
+                Waited::Closed => {
+                    self.mark_idle();
+                    return match self.shared.lock().failed() {
+                        Some(reason) => Err(io::Error::other(reason)),
+                        None => Ok(()),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Writes and syncs what is waiting, as far as it fits one batch, then answers. Returns false when nothing was waiting.
+    pub fn step(&mut self) -> bool {
+        let taken = self.shared.drain(self.config.drain_bytes_max);
+        if taken.is_empty() {
+            return false;
+        }
+        let (ops, answers): (Vec<Op>, Vec<Done>) = taken.into_iter().unzip();
+        let result = if self.failed {
+            Err(io::Error::other("the log stopped"))
+        } else {
+            self.write(ops)
+        };
+        match result {
+            Ok(settled) => {
+                self.shared.settle(settled);
+                for done in answers {
+                    done(Ok(()));
+                }
+            }
+            Err(error) => {
+                self.failed = true;
+                self.shared.fail(&error);
+                for done in answers {
+                    done(Err(copy_of(&error)));
+                }
+            }
+        }
+        true
+    }
+
+    /// Writes a marker if the newest batch is not under a mark yet.
+    pub fn mark_idle(&mut self) {
+        if self.failed || !self.mark_due {
+            return;
+        }
+        if let Err(error) = self.write_marker() {
+            self.failed = true;
+            self.shared.fail(&error);
+        }
+    }
+
+    fn write_marker(&mut self) -> io::Result<()> {
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.fits_marker())
+        {
+            self.standing.committed = self.shared.lock().committed.max(self.standing.committed);
+            self.flush(BatchKind::Marker)?;
+            self.sync()?;
+        }
+        self.mark_due = false;
+        Ok(())
+    }
+
+    fn write(&mut self, ops: Vec<Op>) -> io::Result<Settled> {
+        let mut settled = Settled::default();
+        self.standing.committed = self.shared.lock().committed.max(self.standing.committed);
+        let mut dirty = false;
+        for op in ops {
+            settled.payload_bytes += op.payload_bytes();
+            dirty |= !matches!(op, Op::Nothing | Op::Vote(_));
+            self.write_op(op, &mut settled)?;
+        }
+        if dirty {
+            self.make_room(0, 0, &mut settled)?;
+            self.flush(BatchKind::Data)?;
+            self.sync()?;
+            self.mark_due = true;
+        }
+        settled.purged = self.standing.purged;
+        Ok(settled)
+    }
+
+    fn write_op(&mut self, op: Op, settled: &mut Settled) -> io::Result<()> {
+        match op {
+            Op::Append { records, append } => {
+                for record in &records {
+                    self.write_entry(record, settled)?;
+                }
+                settled.append = Some(append);
+            }
+            Op::Truncate { from } => self.write_truncate(from, settled)?,
+            Op::Purge(upto) => {
+                self.standing.purged = Some(upto);
+                self.standing.start_index = Some(upto.index + 1);
+            }
+            Op::Vote(vote) => {
+                self.vote.save(&vote)?;
+                self.standing.vote_sequence = self.vote.sequence();
+            }
+            Op::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn write_entry(&mut self, record: &Record, settled: &mut Settled) -> io::Result<()> {
+        let has_gap = self.active.as_ref().is_some_and(|active| {
+            !active.offsets.is_empty() && active.next_index() != record.index
+        });
+        if has_gap {
+            // A segment holds one run of indexes; after a purge beyond the end of the log a new run begins.
+            self.roll(settled)?;
+        }
+        let active = self.make_room(RECORD_HEADER_BYTES + record.payload.len(), 1, settled)?;
+        let (seed, epoch, end) = (active.segment.crc_seed, active.segment.epoch, active.end);
+        let at = self.batch.push(seed, epoch, RecordKind::Entry, record);
+        let offset = (end + at as u64) as u32;
+        let active = self
+            .active
+            .as_mut()
+            .expect("make_room leaves an active segment");
+        if active.offsets.is_empty() {
+            active.first_index = record.index;
+        }
+        active.offsets.push(offset);
+        let length = (RECORD_HEADER_BYTES + record.payload.len()) as u32;
+        settled.changes.push(TableChange::Entry {
+            index: record.index,
+            offset,
+            length,
+        });
+        self.standing.start_index = self.standing.start_index.or(Some(record.index));
+        Ok(())
+    }
+
+    fn write_truncate(&mut self, from: u64, settled: &mut Settled) -> io::Result<()> {
+        let active = self.make_room(RECORD_HEADER_BYTES, 0, settled)?;
+        let (seed, epoch) = (active.segment.crc_seed, active.segment.epoch);
+        let record = Record {
+            group: 0,
+            term: 0,
+            index: from,
+            payload: bytes::Bytes::new(),
+        };
+        self.batch.push(seed, epoch, RecordKind::Truncate, &record);
+        let active = self
+            .active
+            .as_mut()
+            .expect("make_room leaves an active segment");
+        active
+            .offsets
+            .truncate(from.saturating_sub(active.first_index) as usize);
+        settled.changes.push(TableChange::Truncate { from });
+        if self.standing.purged.is_none()
+            && self.standing.start_index.is_some_and(|start| start >= from)
+        {
+            self.standing.start_index = None;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the active segment has room for so much more in the batch, rolling over where it has not.
+    fn make_room(
+        &mut self,
+        record_bytes: usize,
+        entries: usize,
+        settled: &mut Settled,
+    ) -> io::Result<&Active> {
+        let body_bytes = self.batch.body_bytes() + record_bytes as u64;
+        match &self.active {
+            None => self.activate(settled)?,
+            Some(active) if !active.fits(body_bytes, entries) => self.roll(settled)?,
+            Some(_) => {}
+        }
+        Ok(self
+            .active
+            .as_ref()
+            .expect("a segment has just been activated"))
+    }
+
+    /// Completes the segment, with its footer, and goes on in the next one.
+    fn roll(&mut self, settled: &mut Settled) -> io::Result<()> {
+        if !self.batch.is_empty() {
+            self.flush(BatchKind::Data)?;
+        }
+        if let Some(active) = &self.active {
+            let payload = format::encode_footer(active.first_index, active.offsets.iter().copied());
+            let footer = Record {
+                group: 0,
+                term: 0,
+                index: active.first_index,
+                payload,
+            };
+            let (seed, epoch) = (active.segment.crc_seed, active.segment.epoch);
+            self.batch.push(seed, epoch, RecordKind::Footer, &footer);
+            self.flush(BatchKind::Seal)?;
+            // Before anything goes to the next segment: so a batch there proves that this one was complete.
+            self.sync()?;
+            settled.changes.push(TableChange::Seal);
+        }
+        self.activate(settled)
+    }
+
+    fn activate(&mut self, settled: &mut Settled) -> io::Result<()> {
+        let segment = self.supply.take()?;
+        settled.changes.push(TableChange::Segment(segment.clone()));
+        self.active = Some(Active {
+            segment,
+            end: DATA_START,
+            first_index: 0,
+            offsets: Vec::new(),
+        });
+        Ok(())
+    }
+
+    fn flush(&mut self, kind: BatchKind) -> io::Result<()> {
+        let active = self
+            .active
+            .as_mut()
+            .expect("a batch is only built for an active segment");
+        let header = BatchHeader {
+            kind,
+            body_bytes: 0,
+            position: Position {
+                epoch: active.segment.epoch,
+                offset: active.end,
+            },
+            sequence: self.sequence,
+            mark: self.synced,
+            record_count: 0,
+            standing: self.standing,
+        };
+        let bytes = format::batch_bytes(self.batch.body_bytes());
+        self.batch
+            .finish(active.segment.crc_seed, header, |bytes| {
+                active.segment.file.write_at(bytes, active.end)
+            })?;
+        active.end += bytes;
+        self.sequence += 1;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if let Some(active) = &self.active {
+            active.segment.file.sync_data()?;
+            self.synced = Position {
+                epoch: active.segment.epoch,
+                offset: active.end,
+            };
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.supply.stop();
+        self.shared.abandon();
+    }
+}
+
+/// Where the next segment comes from.
+enum Supply {
+    /// Made when it is needed: for the simulator.
+    Inline {
+        ready: VecDeque<Arc<SegmentFile>>,
+        maker: SegmentMaker,
+    },
+    /// Made ahead by a thread.
+    Background(Arc<Shelf>),
+    /// Only while one becomes the other.
+    Moving,
+}
+
+/// One segment ahead, and who waits for it.
+struct Shelf {
+    state: Mutex<ShelfState>,
+    changed: Condvar,
+}
+
+struct ShelfState {
+    ready: VecDeque<Arc<SegmentFile>>,
+    failure: Option<io::Error>,
+    stopped: bool,
+}
+
+impl Shelf {
+    fn lock(&self) -> MutexGuard<'_, ShelfState> {
+        self.state
+            .lock()
+            .expect("nothing panics while it holds the shelf")
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, ShelfState>) -> MutexGuard<'a, ShelfState> {
+        self.changed
+            .wait(state)
+            .expect("nothing panics while it holds the shelf")
+    }
+
+    fn keep_one_ready(&self, mut maker: SegmentMaker) {
+        loop {
+            let mut state = self.lock();
+            while !state.ready.is_empty() && !state.stopped {
+                state = self.wait(state);
+            }
+            if state.stopped {
+                return;
+            }
+            drop(state);
+            let made = maker.make();
+            let mut state = self.lock();
+            let failed = made.is_err();
+            match made {
+                Ok(segment) => state.ready.push_back(segment),
+                Err(error) => state.failure = Some(error),
+            }
+            drop(state);
+            self.changed.notify_all();
+            if failed {
+                return;
+            }
+        }
+    }
+
+    fn take(&self) -> io::Result<Arc<SegmentFile>> {
+        let mut state = self.lock();
+        loop {
+            if let Some(segment) = state.ready.pop_front() {
+                drop(state);
+                self.changed.notify_all();
+                return Ok(segment);
+            }
+            if let Some(error) = state.failure.take() {
+                return Err(error);
+            }
+            state = self.wait(state);
+        }
+    }
+}
+
+impl Supply {
+    fn into_background(&mut self) -> io::Result<thread::JoinHandle<()>> {
+        let Self::Inline { ready, maker } = std::mem::replace(self, Self::Moving) else {
+            return Err(io::Error::other("the log's writer runs already"));
+        };
+        let state = ShelfState {
+            ready,
+            failure: None,
+            stopped: false,
+        };
+        let shelf = Arc::new(Shelf {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        *self = Self::Background(shelf.clone());
+        thread::Builder::new()
+            .name("log-preparer".to_owned())
+            .spawn(move || shelf.keep_one_ready(maker))
+    }
+
+    fn take(&mut self) -> io::Result<Arc<SegmentFile>> {
+        match self {
+            Self::Inline { ready, maker } => match ready.pop_front() {
+                Some(segment) => Ok(segment),
+                None => maker.make(),
+            },
+            Self::Background(shelf) => shelf.take(),
+            Self::Moving => Err(io::Error::other("no supply of segments")),
+        }
+    }
+
+    fn stop(&self) {
+        if let Self::Background(shelf) = self {
+            shelf.lock().stopped = true;
+            shelf.changed.notify_all();
+        }
+    }
+}
