@@ -17,12 +17,19 @@ fn main() -> Result<()> {
     let public = compiler(PUBLIC)?.encode_file_descriptor_set();
     fs::write(out.join("ticketrail_v1.fds"), public)?;
 
+    let all = compiler(ALL)?;
+    // For tests that hold every message to its golden fixture.
+    fs::write(
+        out.join("ticketrail_all.fds"),
+        all.encode_file_descriptor_set(),
+    )?;
+
     tonic_prost_build::configure()
         // Payloads are slices of the buffer that they arrived in, never copies.
         .bytes(".")
         // Ordered maps: the same message always has the same bytes.
         .btree_map(".")
-        .compile_fds(compiler(ALL)?.file_descriptor_set())?;
+        .compile_fds(all.file_descriptor_set())?;
     Ok(())
 }
 

@@ -35,6 +35,3 @@ pub mod store {
 /// store packages are left out on purpose.
 pub const PUBLIC_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/ticketrail_v1.fds"));
-
-#[cfg(test)]
-mod samples;

@@ -16,6 +16,6 @@ mod settings;
 
 pub use bodies::{Bodies, StoredBody, decode_bodies};
 pub use command::{Origin, StoredCommand, decode_command, encode_command};
-pub use entry::{ENTRY_VERSION, StoredEntry, decode_entry, encode_entry, encode_membership};
+pub use entry::{ENTRY_VERSION, StoredEntry, decode_entry, encode_entry};
 pub use error::DecodeError;
 pub use message::{decode_message, encode_message};

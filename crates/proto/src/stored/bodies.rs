@@ -71,9 +71,6 @@ impl Bodies {
 /// When the bytes are not an entry of a known version.
 pub fn decode_bodies(payload: Bytes) -> Result<Bodies, DecodeError> {
     let mut bodies = Bodies::default();
-    if payload.is_empty() {
-        return Ok(bodies);
-    }
     let entry = store::Entry::decode(payload).map_err(DecodeError::malformed("Entry"))?;
     check_version(entry.version)?;
     for (place, command) in (0..).zip(entry.commands) {

@@ -39,7 +39,7 @@ pub struct StoredCommand {
 /// Encodes a command. `messages` are the encoded messages of a publish, as many as its runs count, and
 /// empty for any other command.
 #[must_use]
-pub fn encode_command(origin: Option<Origin>, command: &Command, messages: &[Bytes]) -> Bytes {
+pub fn encode_command(command: &Command, origin: Option<Origin>, messages: &[Bytes]) -> Bytes {
     let kind = kind_of(command, messages);
     store::Command {
         origin: origin.map(Into::into),

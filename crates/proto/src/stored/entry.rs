@@ -16,7 +16,7 @@ pub const ENTRY_VERSION: u32 = 1;
 const COMMANDS: u32 = 4;
 
 /// A log entry's payload, decoded.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEntry {
     /// For the state machine.
     pub entry: Entry,
@@ -24,58 +24,35 @@ pub struct StoredEntry {
     pub origins: Vec<Option<Origin>>,
     /// The messages that its publishes hold.
     pub bodies: Bodies,
-    /// For Raft: a change of members.
-    pub membership: Option<store::Membership>,
 }
 
-/// An entry of encoded commands, each copied as it is. Empty `commands` make a tick.
-#[must_use]
-pub fn encode_entry(stamps: Stamps, commands: &[Bytes]) -> Bytes {
-    let head = header(stamps);
-    let framed = |command: &Bytes| {
-        key_len(COMMANDS) + encoded_len_varint(command.len() as u64) + command.len()
-    };
-    let size = head.encoded_len() + commands.iter().map(framed).sum::<usize>();
-    let mut payload = BytesMut::with_capacity(size);
-    head.encode(&mut payload)
-        .expect("the buffer has room for the whole entry");
-    for command in commands {
-        encode_key(COMMANDS, WireType::LengthDelimited, &mut payload);
-        encode_varint(command.len() as u64, &mut payload);
-        payload.put_slice(command);
-    }
-    payload.freeze()
-}
-
-/// An entry that changes the members.
-#[must_use]
-pub fn encode_membership(membership: &store::Membership) -> Bytes {
-    let mut entry = header(Stamps::default());
-    entry.membership = Some(membership.clone());
-    entry.encode_to_vec().into()
-}
-
-fn header(stamps: Stamps) -> store::Entry {
-    store::Entry {
+/// Appends an entry of encoded commands, each copied as it is. No `commands` make a tick.
+pub fn encode_entry(stamps: Stamps, commands: &[Bytes], payload: &mut BytesMut) {
+    let head = store::Entry {
         version: ENTRY_VERSION,
         lease_now_ms: stamps.lease_now.0,
         wall_now_ms: stamps.wall_now.0,
         commands: Vec::new(),
-        membership: None,
+    };
+    let framed = |command: &Bytes| {
+        key_len(COMMANDS) + encoded_len_varint(command.len() as u64) + command.len()
+    };
+    payload.reserve(head.encoded_len() + commands.iter().map(framed).sum::<usize>());
+    head.encode(payload).expect("a BytesMut grows");
+    for command in commands {
+        encode_key(COMMANDS, WireType::LengthDelimited, payload);
+        encode_varint(command.len() as u64, payload);
+        payload.put_slice(command);
     }
 }
 
-/// Decodes an entry's payload. An empty payload is a blank entry: nothing in it. Message bodies stay
-/// slices of `payload`.
+/// Decodes an entry's payload. Message bodies stay slices of `payload`.
 ///
 /// # Errors
 /// When the bytes are not an entry that this program knows completely.
 pub fn decode_entry(payload: Bytes) -> Result<StoredEntry, DecodeError> {
-    let blank = payload.is_empty();
     let stored = store::Entry::decode(payload).map_err(DecodeError::malformed("Entry"))?;
-    if !blank {
-        check_version(stored.version)?;
-    }
+    check_version(stored.version)?;
     let count = stored.commands.len();
     let mut origins = Vec::with_capacity(count);
     let mut commands = Vec::with_capacity(count);
@@ -92,12 +69,10 @@ pub fn decode_entry(payload: Bytes) -> Result<StoredEntry, DecodeError> {
         lease_now: LeaseTime(stored.lease_now_ms),
         wall_now: WallTime(stored.wall_now_ms),
     };
-    let entry = Entry { stamps, commands };
     Ok(StoredEntry {
-        entry,
+        entry: Entry { stamps, commands },
         origins,
         bodies,
-        membership: stored.membership,
     })
 }
 
