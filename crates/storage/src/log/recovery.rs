@@ -270,13 +270,7 @@ impl<'a> Scan<'a> {
         for record in records {
             match record.kind {
                 RecordKind::Entry => self.entry(segment, record)?,
-                RecordKind::Truncate => {
-                    self.state
-                        .table
-                        .apply(TableChange::Truncate { from: record.index });
-                    self.state.terms.truncate(record.index);
-                    self.next_index = self.next_index.map(|next| next.min(record.index));
-                }
+                RecordKind::Truncate => self.truncate(record.index),
                 RecordKind::Footer => {
                     self.check_footer(segment, record.start, &content[record.payload_range()])?;
                     self.state.table.apply(TableChange::Seal);
@@ -284,6 +278,17 @@ impl<'a> Scan<'a> {
             }
         }
         Ok(())
+    }
+
+    fn truncate(&mut self, from: u64) {
+        self.state.table.apply(TableChange::Truncate { from });
+        self.state.terms.truncate(from);
+        self.next_index = self.next_index.map(|next| next.min(from));
+        // What was truncated need not be there: its segment may have been recycled before this one.
+        self.gaps.retain_mut(|(missing_from, next, ..)| {
+            *next = from.min(*next);
+            *missing_from < *next
+        });
     }
 
     fn entry(
