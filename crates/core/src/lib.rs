@@ -17,17 +17,38 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod apply;
+mod attempts;
 pub mod command;
+pub mod digest;
+mod due;
 pub mod event;
 pub mod id;
+mod lease;
 pub mod limits;
 pub mod message;
 pub mod outcome;
+mod peek;
+mod producer;
+mod queue;
+mod ready;
+pub mod row;
+mod rows;
+mod session;
 pub mod settings;
+mod settled;
+mod shared;
+pub mod state;
+mod tracked;
+pub mod view;
 
 pub use command::{Command, Entry, Stamps};
 pub use event::Event;
 pub use id::*;
 pub use message::{BodyRef, Death, DeathReason, Grant};
 pub use outcome::{Outcome, Rejection, SettleStatus};
+pub use row::{Counters, Row, RowKey};
+pub use rows::RestoreError;
 pub use settings::{DeadLetter, QueueChanges, QueueSettings, RetryBackoff};
+pub use state::{Applied, Halt, STATE_VERSION, State};
+pub use view::{MessageState, Peeked, QueueView, SessionView};

@@ -50,10 +50,18 @@ pub const PRODUCER_WINDOW_MAX: usize = 1_024;
 pub const PRODUCER_WINDOW_MIN: usize = 16;
 /// Kept for all producers together; divides evenly among them between the two bounds above.
 pub const PRODUCER_WINDOWS_TOTAL: usize = 4 * 1_024 * 1_024;
+/// Stored messages of a producer in one row of the state, so that a busy producer rewrites little.
+pub const PRODUCER_CHUNK: u64 = 64;
+/// A producer's last use is kept in steps of so many ms of wall time, rounded down; it is forgotten
+/// [`PRODUCER_IDLE_MS`] after the end of that step.
+pub const PRODUCER_USE_STEP_MS: u64 = 3_600_000;
+/// Openings of a named producer that are remembered for retries; older ones count as new.
+pub const PRODUCER_OPENERS_MAX: usize = 16;
 /// One entry moves lease time on by at most so much, in ms: a leader that was paused cannot
 /// expire what is queued behind it.
 pub const LEASE_STEP_MS_MAX: u64 = 1_000;
-/// Timers that one entry may fire; the rest waits for the next.
+/// Timers that one entry may fire, one per message (or per session's grace); the rest waits for
+/// the next. Moving parked dead letters counts too.
 pub const EXPIRIES_PER_ENTRY_MAX: usize = 1_000;
 /// Messages that one consumer is handed in its turn, before the next one's turn.
 pub const ROUND_ROBIN_QUANTUM: u32 = 16;
@@ -65,6 +73,7 @@ pub const BODY_BUCKET_INDEXES: u64 = 64;
 const _: () = {
     assert!(PRODUCER_WINDOW_MIN <= PRODUCER_WINDOW_MAX);
     assert!(PRODUCER_WINDOWS_TOTAL >= PRODUCERS_MAX * PRODUCER_WINDOW_MIN);
+    assert!(PRODUCER_WINDOW_MIN as u64 <= PRODUCER_CHUNK);
     assert!(SETTLED_MEMORY_MS.is_multiple_of(SETTLED_BUCKET_MS));
     assert!(ROUND_ROBIN_QUANTUM <= PREFETCH_MAX);
     assert!(LEASE_MS_DEFAULT <= LEASE_MS_MAX);

@@ -211,4 +211,3 @@ pub enum Rejection {
     /// No such session, or served by another connection now.
     SessionNotFound,
 }
-

@@ -2,6 +2,8 @@
 
 use alloc::string::String;
 
+use crate::digest;
+use crate::id::MessageId;
 use crate::limits;
 
 /// Settings of a work queue.
@@ -46,6 +48,34 @@ pub struct RetryBackoff {
     pub jitter_percent: u32,
 }
 
+impl RetryBackoff {
+    /// The delay after delivery `delivery_count` (from 1) of a message failed, in ms.
+    #[must_use]
+    pub fn delay_ms(&self, delivery_count: u32, hash_seed: u64, message: MessageId) -> u64 {
+        let delay = self.delay_before_jitter_ms(delivery_count);
+        let jitter = u128::from(delay) * u128::from(self.jitter_percent.min(100)) / 100;
+        let jitter = u64::try_from(jitter).unwrap_or(delay);
+        let hash = digest::word(digest::word(0, hash_seed), message.0);
+        delay - hash % jitter.saturating_add(1)
+    }
+
+    /// Grows with 32 bits behind the point, so that small delays grow by small factors too.
+    fn delay_before_jitter_ms(&self, delivery_count: u32) -> u64 {
+        let max = u128::from(self.max_ms) << 32;
+        let mut delay = (u128::from(self.base_ms) << 32).min(max);
+        let next = |delay: u128| (delay * u128::from(self.factor_percent) / 100).min(max);
+        // Ends early: a factor above 1 reaches the longest delay soon, and 1 changes nothing.
+        for _ in 1..delivery_count {
+            let grown = next(delay);
+            if grown == delay {
+                break;
+            }
+            delay = grown;
+        }
+        u64::try_from(delay >> 32).unwrap_or(self.max_ms)
+    }
+}
+
 /// Target of dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -67,4 +97,53 @@ pub struct QueueChanges {
     pub dead_letter: Option<Option<DeadLetter>>,
     /// See [`QueueSettings::paused`].
     pub paused: Option<bool>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOUBLING: RetryBackoff = RetryBackoff {
+        base_ms: 100,
+        factor_percent: 200,
+        max_ms: 1_000,
+        jitter_percent: 0,
+    };
+
+    #[test]
+    fn delays_grow_up_to_the_longest() {
+        let delay = |n| DOUBLING.delay_ms(n, 7, MessageId(1));
+        assert_eq!(
+            [1, 2, 3, 4, 5, u32::MAX].map(delay),
+            [100, 200, 400, 800, 1_000, 1_000]
+        );
+        let slow = RetryBackoff {
+            base_ms: 1,
+            factor_percent: 101,
+            ..DOUBLING
+        };
+        assert_eq!(slow.delay_ms(71, 7, MessageId(1)), 2);
+        let longest = RetryBackoff {
+            base_ms: limits::DELAY_MS_MAX,
+            factor_percent: 10_000,
+            max_ms: limits::DELAY_MS_MAX,
+            jitter_percent: 0,
+        };
+        assert_eq!(
+            longest.delay_ms(u32::MAX, 7, MessageId(1)),
+            limits::DELAY_MS_MAX
+        );
+    }
+
+    #[test]
+    fn jitter_takes_off_up_to_its_share_and_differs_between_messages() {
+        let backoff = RetryBackoff {
+            jitter_percent: 50,
+            ..DOUBLING
+        };
+        let delays = (1..100).map(|id| backoff.delay_ms(1, 7, MessageId(id)));
+        let delays: alloc::collections::BTreeSet<u64> = delays.collect();
+        assert!(delays.iter().all(|delay| (50..=100).contains(delay)));
+        assert!(delays.len() > 30);
+    }
 }

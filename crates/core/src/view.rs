@@ -1,0 +1,200 @@
+//! What can be read of the state without changing it.
+
+use alloc::vec::Vec;
+
+use crate::id::{LeaseTime, MessageId, Offset, Owner, QueueId, SessionId, WallTime};
+use crate::message::{BodyRef, Death, Grant};
+use crate::queue::Queue;
+use crate::row::Counters;
+use crate::settings::QueueSettings;
+use crate::state::State;
+
+/// Where a message is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MessageState {
+    /// To be granted next.
+    Ready,
+    /// To be ready when it is due.
+    Delayed,
+    /// Leased.
+    InFlight,
+    /// A dead letter whose target is not there.
+    Parked,
+}
+
+/// A queue, as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueView<'a> {
+    /// Its incarnation.
+    pub id: QueueId,
+    /// Changes of settings, from 1.
+    pub revision: u64,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its settings.
+    pub settings: &'a QueueSettings,
+    /// What came and went.
+    pub counters: &'a Counters,
+    /// Messages ready.
+    pub ready: u64,
+    /// Messages delayed.
+    pub delayed: u64,
+    /// Messages leased.
+    pub in_flight: u64,
+    /// Dead letters whose target is not there; above 0 an operator should look.
+    pub parked: u64,
+    /// Bytes of all these, exact to within a publish.
+    pub bytes: u64,
+    /// Sessions on it, those in their grace included.
+    pub consumers: u64,
+    /// Offset that the next message gets.
+    pub next_offset: Offset,
+    /// When the first ready message in line was published.
+    pub oldest_ready: Option<WallTime>,
+}
+
+/// A message, looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peeked {
+    /// Its place in the queue.
+    pub offset: Offset,
+    /// Its id.
+    pub message_id: MessageId,
+    /// Its bytes.
+    pub body: BodyRef,
+    /// Where it is in its life.
+    pub state: MessageState,
+    /// How often it was granted.
+    pub delivery_count: u32,
+    /// Death history, oldest first.
+    pub deaths: Vec<Death>,
+    /// When it was published.
+    pub published_at: WallTime,
+    /// When a delayed message is ready, or a lease ends.
+    pub due: Option<LeaseTime>,
+}
+
+/// A consumer's session, as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// Which.
+    pub session: SessionId,
+    /// The queue that it consumes.
+    pub queue: QueueId,
+    /// Who serves it, or last did.
+    pub owner: Owner,
+    /// False during its grace.
+    pub connected: bool,
+    /// Most unsettled deliveries.
+    pub prefetch: u32,
+    /// Unsettled deliveries.
+    pub held: u64,
+}
+
+impl State {
+    /// Names of all namespaces, ascending.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.map().keys().map(|name| name.as_str())
+    }
+
+    /// Is there a namespace of this name?
+    #[must_use]
+    pub fn has_namespace(&self, namespace: &str) -> bool {
+        self.namespaces.map().contains_key(namespace)
+    }
+
+    /// The queue of this name.
+    #[must_use]
+    pub fn queue(&self, namespace: &str, name: &str) -> Option<QueueView<'_>> {
+        self.queue_by_id(self.queue_id(namespace, name)?)
+    }
+
+    /// The queue of this incarnation.
+    #[must_use]
+    pub fn queue_by_id(&self, id: QueueId) -> Option<QueueView<'_>> {
+        self.queues.get(&id).map(Queue::view)
+    }
+
+    /// Queues of a namespace in name order, those after `after` if given.
+    pub fn queues<'a>(
+        &'a self,
+        namespace: &str,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = QueueView<'a>> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.namespaces
+            .map()
+            .get(namespace)
+            .into_iter()
+            .flat_map(move |space| space.queues.range::<str, _>((from, Unbounded)))
+            .filter_map(|(_, id)| self.queue_by_id(*id))
+    }
+
+    /// Up to `limit` messages of a queue from offset `from` on, in order; all or those of one
+    /// state. Nothing if the queue is gone.
+    #[must_use]
+    pub fn peek(
+        &self,
+        queue: QueueId,
+        only: Option<MessageState>,
+        from: Offset,
+        limit: usize,
+    ) -> Vec<Peeked> {
+        self.queues
+            .get(&queue)
+            .map(|queue| queue.peek(only, from, limit))
+            .unwrap_or_default()
+    }
+
+    /// A session.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<SessionView> {
+        self.shared
+            .sessions
+            .get(&id)
+            .map(|session| session.view(id))
+    }
+
+    /// All sessions, ascending.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionView> {
+        self.shared
+            .sessions
+            .map()
+            .iter()
+            .map(|(id, session)| session.view(*id))
+    }
+
+    /// What a session holds, in queue order.
+    #[must_use]
+    pub fn held(&self, id: SessionId) -> Vec<Grant> {
+        let Some(session) = self.shared.sessions.get(&id) else {
+            return Vec::new();
+        };
+        self.queues
+            .get(&session.row.queue)
+            .map(|queue| queue.grants_held(session))
+            .unwrap_or_default()
+    }
+
+    /// Does any message refer to a body in the log entries `first_index..=last_index`? May say
+    /// yes for a neighbour within [`crate::limits::BODY_BUCKET_INDEXES`], never no wrongly.
+    #[must_use]
+    pub fn body_is_live(&self, first_index: u64, last_index: u64) -> bool {
+        self.shared.bodies.any_live(first_index, last_index)
+    }
+
+    /// Producers remembered.
+    #[must_use]
+    pub fn producers(&self) -> usize {
+        self.producers.len()
+    }
+
+    /// Messages accepted, ever, that reached no queue.
+    #[must_use]
+    pub fn unroutable(&self) -> u64 {
+        self.unroutable
+    }
+}
