@@ -11,13 +11,16 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod checkpoint;
 pub mod disk;
 mod error;
 mod header;
 pub mod identity;
 pub mod log;
+pub mod snapshot;
 mod vote;
 
+pub use checkpoint::{CheckpointError, CheckpointStore, MemoryCheckpoint, SledCheckpoint};
 pub use disk::{Disk, DiskFile, DiskLock, OsDisk, sim};
 pub use error::StorageError;
 pub use identity::Identity;

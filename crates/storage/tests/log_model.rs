@@ -191,7 +191,9 @@ impl Run {
         self.model.bodies.retain(|index, _| index % 30 < 10);
         self.durable.bodies = self.model.bodies.clone();
         let wanted = self.model.bodies.clone();
-        if std::env::var("TRACE").is_ok() { println!("before {:?}", self.log.segments()); }
+        if std::env::var("TRACE").is_ok() {
+            println!("before {:?}", self.log.segments());
+        }
         self.log
             .recycle(|first, last| wanted.range(first..=last).next().is_some())
             .unwrap();
@@ -226,7 +228,15 @@ impl Run {
     fn go(&mut self, steps: usize) {
         for _ in 0..steps {
             let what = self.rng.below(100);
-            if std::env::var("TRACE").is_ok() { println!("{what} last {:?} purged {:?} durable {:?}/{:?}", self.model.last(), self.model.purged, self.durable.last(), self.durable.purged); }
+            if std::env::var("TRACE").is_ok() {
+                println!(
+                    "{what} last {:?} purged {:?} durable {:?}/{:?}",
+                    self.model.last(),
+                    self.model.purged,
+                    self.durable.last(),
+                    self.durable.purged
+                );
+            }
             match what {
                 0..50 => self.append(),
                 50..60 => self.truncate(),

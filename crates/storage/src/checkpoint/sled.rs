@@ -1,0 +1,251 @@
+//! The checkpoint in sled, the only place that names it.
+//!
+//! One tree, one writer, one batch per write, then a flush; no background flusher (it aborts the process on an error), no merge
+//! operators. Panics inside sled become errors.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::rows::{self, Tally};
+use super::{CheckpointError, CheckpointStore, Row};
+
+const LEAF_FANOUT: usize = 1024;
+/// sled's own default is 512 MiB.
+const CACHE_BYTES: usize = 32 << 20;
+const META_KEY: &[u8] = b"m";
+/// Rows live under this prefix, so that no key of the caller can be the meta's.
+const ROW_PREFIX: u8 = b'r';
+/// Removing everything goes in batches of this many rows.
+const CLEAR_ROWS: usize = 10_000;
+
+/// A folder kept by sled.
+pub struct SledCheckpoint {
+    db: Option<sled::Db<LEAF_FANOUT>>,
+}
+
+impl SledCheckpoint {
+    /// Opens or creates the folder.
+    ///
+    /// # Errors
+    /// Whatever sled says, panics included: then set the folder aside and rebuild.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let config = sled::Config::new()
+            .path(folder)
+            .cache_capacity_bytes(CACHE_BYTES)
+            .flush_every_ms(None);
+        let db = guarded("open", || config.open::<LEAF_FANOUT>())?;
+        let checkpoint = Self { db: Some(db) };
+        checkpoint.load_meta()?;
+        Ok(checkpoint)
+    }
+
+    fn db(&self) -> &sled::Db<LEAF_FANOUT> {
+        self.db
+            .as_ref()
+            .expect("the database is only taken out by drop")
+    }
+
+    fn stored_meta(&self) -> Result<Option<sled::InlineArray>, CheckpointError> {
+        guarded("read", || self.db().get(META_KEY))
+    }
+
+    fn apply(&self, batch: sled::Batch) -> Result<(), CheckpointError> {
+        guarded("write", || self.db().apply_batch(batch))?;
+        guarded("flush", || self.db().flush().map(|_| ()))
+    }
+}
+
+impl CheckpointStore for SledCheckpoint {
+    fn load_meta(&self) -> Result<Option<Bytes>, CheckpointError> {
+        self.stored_meta()?
+            .map(|stored| Ok(rows::unseal_meta(&stored)?.1))
+            .transpose()
+    }
+
+    fn for_each_row(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), CheckpointError> {
+        let meta = self.stored_meta()?;
+        let mut tally = Tally::default();
+        let mut iterator = self.db().scan_prefix([ROW_PREFIX]);
+        // The visitor runs outside the guard: its panics are not the store's.
+        while let Some((key, stored)) = guarded("read", || iterator.next().transpose())? {
+            let key = key.get(1..).unwrap_or_default();
+            tally.add(key, &stored);
+            visit(key, rows::unseal(key, &stored)?);
+        }
+        rows::check_tally(meta.as_deref(), tally)
+    }
+
+    fn write(&mut self, changes: &[Row], meta: Bytes) -> Result<(), CheckpointError> {
+        let mut tally = rows::tally_of(self.stored_meta()?.as_deref())?;
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            let stored_key = [&[ROW_PREFIX], key.as_slice()].concat();
+            if let Some(old) = guarded("read", || self.db().get(&stored_key))? {
+                tally.remove(key, &old);
+            }
+            match value {
+                Some(value) => {
+                    let stored = rows::seal(key, value);
+                    tally.add(key, &stored);
+                    batch.insert(stored_key, stored);
+                }
+                None => batch.remove(stored_key),
+            }
+        }
+        batch.insert(META_KEY, rows::seal_meta(tally, &meta));
+        self.apply(batch)
+    }
+
+    fn clear(&mut self) -> Result<(), CheckpointError> {
+        // The meta goes first: what is left after a crash in between fails its tally and is never taken for a state.
+        let mut batch = sled::Batch::default();
+        batch.remove(META_KEY);
+        self.apply(batch)?;
+        loop {
+            let mut iterator = self.db().scan_prefix([ROW_PREFIX]);
+            let mut batch = sled::Batch::default();
+            let mut found = 0;
+            while found < CLEAR_ROWS
+                && let Some((key, _)) = guarded("read", || iterator.next().transpose())?
+            {
+                batch.remove(key);
+                found += 1;
+            }
+            if found == 0 {
+                return Ok(());
+            }
+            self.apply(batch)?;
+        }
+    }
+}
+
+impl Drop for SledCheckpoint {
+    fn drop(&mut self) {
+        // sled flushes when its last handle goes, and may panic there on a broken disk; everything that matters was flushed.
+        let db = self.db.take();
+        drop(catch_unwind(AssertUnwindSafe(move || drop(db))));
+    }
+}
+
+fn guarded<T>(
+    operation: &'static str,
+    act: impl FnOnce() -> io::Result<T>,
+) -> Result<T, CheckpointError> {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(CheckpointError::Io { operation, source }),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(CheckpointError::Panicked {
+                operation,
+                message: text.unwrap_or_else(|| "no message".to_owned()),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{conformance, set_aside};
+
+    #[test]
+    fn it_conforms() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        conformance::run(|| Box::new(SledCheckpoint::open(&path).unwrap()));
+    }
+
+    /// The files of a closed checkpoint.
+    fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                found.extend(files(&path));
+            } else {
+                found.push(path);
+            }
+        }
+        found.sort();
+        found
+    }
+
+    fn filled(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut checkpoint = SledCheckpoint::open(path).unwrap();
+        let rows: Vec<Row> = (1..200_u8)
+            .map(|key| (vec![key], Some(vec![key; 50])))
+            .collect();
+        checkpoint
+            .write(&rows, Bytes::from_static(b"meta"))
+            .unwrap();
+        rows.into_iter()
+            .map(|(key, value)| (key, value.unwrap()))
+            .collect()
+    }
+
+    /// Everything that can be read, or that it cannot.
+    fn read_all(path: &Path) -> Result<(Option<Bytes>, Vec<(Vec<u8>, Vec<u8>)>), CheckpointError> {
+        let checkpoint = SledCheckpoint::open(path)?;
+        let mut rows = Vec::new();
+        checkpoint.for_each_row(&mut |key, value| rows.push((key.to_vec(), value.to_vec())))?;
+        Ok((checkpoint.load_meta()?, rows))
+    }
+
+    #[test]
+    fn a_folder_that_is_garbage_or_cut_is_an_error_or_empty_never_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        let rows = filled(&path);
+        let originals: Vec<_> = files(&path)
+            .into_iter()
+            .map(|file| (file.clone(), std::fs::read(&file).unwrap()))
+            .collect();
+        let (mut errors, mut unharmed, mut empty) = (0, 0, 0);
+        for (file, bytes) in &originals {
+            let damages = [
+                vec![0xa5; bytes.len()],
+                bytes[..bytes.len() / 2].to_vec(),
+                Vec::new(),
+            ];
+            for damage in damages.into_iter().filter(|damage| damage != bytes) {
+                std::fs::write(file, damage).unwrap();
+                match read_all(&path) {
+                    Err(_) => errors += 1,
+                    Ok((None, found)) => {
+                        assert!(found.is_empty());
+                        empty += 1;
+                    }
+                    Ok((Some(meta), found)) => {
+                        assert_eq!((meta, found), (Bytes::from_static(b"meta"), rows.clone()));
+                        unharmed += 1;
+                    }
+                }
+                std::fs::remove_dir_all(&path).unwrap();
+                for (file, bytes) in &originals {
+                    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                    std::fs::write(file, bytes).unwrap();
+                }
+            }
+        }
+        println!("{errors} refused, {empty} empty, {unharmed} unharmed");
+        assert!(errors > 0);
+        assert_eq!(read_all(&path).unwrap().1, rows);
+    }
+
+    #[test]
+    fn a_folder_set_aside_leaves_room_for_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        for _ in 0..6 {
+            filled(&path);
+            assert!(set_aside(&path).unwrap().exists());
+            assert!(!path.exists());
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4);
+    }
+}
