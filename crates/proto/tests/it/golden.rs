@@ -5,6 +5,7 @@
 //! An existing file never changes after a release.
 
 mod peer;
+mod public;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

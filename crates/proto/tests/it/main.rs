@@ -7,3 +7,4 @@ mod golden;
 mod message;
 mod roundtrip;
 mod samples;
+mod schema;
