@@ -2,7 +2,9 @@
 
 use alloc::vec::Vec;
 
-use crate::id::{LeaseTime, MessageId, Offset, Owner, QueueId, SessionId, WallTime};
+use crate::id::{
+    LeaseTime, MessageId, Offset, Owner, ProducerId, QueueId, SessionId, WallTime,
+};
 use crate::message::{BodyRef, Death, Grant};
 use crate::queue::Queue;
 use crate::row::Counters;
@@ -91,6 +93,15 @@ pub struct SessionView {
     pub prefetch: u32,
     /// Unsettled deliveries.
     pub held: u64,
+}
+
+/// An idempotent producer, as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerView {
+    /// Its newest epoch.
+    pub epoch: u32,
+    /// The last sequence stored, 0 at first.
+    pub last_sequence: u64,
 }
 
 impl State {
@@ -184,6 +195,16 @@ impl State {
     #[must_use]
     pub fn body_is_live(&self, first_index: u64, last_index: u64) -> bool {
         self.shared.bodies.any_live(first_index, last_index)
+    }
+
+    /// A producer of this namespace.
+    #[must_use]
+    pub fn producer(&self, namespace: &str, id: ProducerId) -> Option<ProducerView> {
+        let row = &self.producers.get(&id)?.row;
+        (row.namespace == namespace).then_some(ProducerView {
+            epoch: row.epoch,
+            last_sequence: row.last_sequence,
+        })
     }
 
     /// Producers remembered.
