@@ -3,7 +3,8 @@
 //!
 //! A node encodes a command once ([`encode_command`]); the leader puts encoded commands into an entry
 //! as they came ([`encode_entry`]); every node decodes the entry for its state machine
-//! ([`decode_entry`]) and finds message bodies in it again ([`Bodies`]). What does not decode is an
+//! ([`decode_entry`]) and finds message bodies in it again ([`Bodies`]). Checkpoints and snapshot files
+//! hold rows ([`encode_row_key`], [`encode_row`]). What does not decode is an
 //! error and never a panic: the caller stops and says so.
 
 mod bodies;
@@ -12,6 +13,9 @@ mod entry;
 mod error;
 mod message;
 mod parts;
+mod row;
+mod row_key;
+mod row_parts;
 mod settings;
 
 pub use bodies::{Bodies, StoredBody, decode_bodies};
@@ -19,3 +23,5 @@ pub use command::{Origin, StoredCommand, decode_command, encode_command};
 pub use entry::{ENTRY_VERSION, StoredEntry, decode_entry, encode_entry};
 pub use error::DecodeError;
 pub use message::{decode_message, encode_message};
+pub use row::{decode_row, encode_row};
+pub use row_key::{decode_row_key, encode_row_key};
