@@ -1,1 +1,6 @@
-//! Room `tests`.
+//! Room `tests`: what the proof of the whole is built from. Nothing of the product depends on it;
+//! the integration tests beside it do.
+//!
+//! Start reading at [`model`].
+
+pub mod model;

@@ -1,0 +1,184 @@
+//! Everything that the core shows, held against the model.
+
+use ticketrail_core::row::Counters;
+use ticketrail_core::view::{MessageState, Peeked, SessionView};
+use ticketrail_core::{LeaseTime, Offset};
+
+use super::super::normal;
+use super::super::state::{Message, Queue, Standing};
+use super::{Difference, Pair, equal};
+
+impl Pair {
+    /// What is cheap, after every entry.
+    pub(super) fn compare_often(&mut self) -> Result<(), Difference> {
+        let (model, core) = (&self.model, &self.core);
+        equal("lease time", &model.lease_now, &core.lease_now())?;
+        equal("wall time", &model.wall_now, &core.wall_now())?;
+        equal("deadline", &model.next_deadline(), &core.next_deadline())?;
+        equal("unroutable", &model.unroutable, &core.unroutable())?;
+        equal("producers", &model.producers.len(), &core.producers())?;
+        for queue in model.queues.values() {
+            if !queue.conserves() {
+                return Err(format!("the model lost count: {:?}", queue.tally));
+            }
+            self.compare_queue(queue)?;
+        }
+        self.compare_sessions()
+    }
+
+    fn compare_queue(&self, queue: &Queue) -> Result<(), Difference> {
+        let Some(view) = self.core.queue_by_id(queue.id) else {
+            return Err(format!("the core has no queue {}", queue.id));
+        };
+        let c = view.counters;
+        let arrived = c.published + c.dead_lettered_in;
+        let there = view.ready + view.delayed + view.in_flight + view.parked;
+        let left = c.acknowledged + c.dead_lettered_out + c.expired + c.dropped + c.purged;
+        equal("conservation in the core", &arrived, &(left + there))?;
+        let counters = Counters {
+            published_bytes: c.published_bytes,
+            ..queue.tally
+        };
+        let of = |what: &str| format!("{what} of queue `{}` ({})", queue.name, queue.id);
+        equal(&of("counters"), &counters, c)?;
+        let ready = queue.count(|s| *s == Standing::Ready);
+        equal(&of("ready"), &ready, &view.ready)?;
+        let delayed = queue.count(|s| matches!(s, Standing::Delayed { .. }));
+        equal(&of("delayed"), &delayed, &view.delayed)?;
+        let in_flight = queue.count(|s| matches!(s, Standing::Leased { .. }));
+        equal(&of("in flight"), &in_flight, &view.in_flight)?;
+        let parked = queue.count(|s| matches!(s, Standing::Parked { .. }));
+        equal(&of("parked"), &parked, &view.parked)?;
+        let consumers = self.model.sessions.values();
+        let consumers = consumers.filter(|s| s.queue == queue.id).count() as u64;
+        equal(&of("consumers"), &consumers, &view.consumers)?;
+        equal(
+            &of("next offset"),
+            &Offset(queue.next_offset),
+            &view.next_offset,
+        )?;
+        let oldest = queue.messages.iter().find(|m| m.is_ready());
+        let oldest = oldest.map(|m| m.published_at);
+        equal(&of("oldest ready"), &oldest, &view.oldest_ready)?;
+        equal(&of("settings"), &queue.settings, view.settings)?;
+        equal(&of("revision"), &queue.revision, &view.revision)
+    }
+
+    fn compare_sessions(&self) -> Result<(), Difference> {
+        let model = self.model.sessions.iter().map(|(id, session)| SessionView {
+            session: *id,
+            queue: session.queue,
+            owner: session.owner,
+            connected: session.grace.is_none(),
+            prefetch: session.prefetch,
+            held: self.model.queues[&session.queue].held_by(*id).len() as u64,
+        });
+        let model: Vec<SessionView> = model.collect();
+        let core: Vec<SessionView> = self.core.sessions().collect();
+        equal("sessions", &model, &core)
+    }
+
+    /// What is slow, now and then.
+    pub(super) fn compare_rarely(&mut self) -> Result<(), Difference> {
+        self.compare_names()?;
+        for queue in self.model.queues.values() {
+            let all: Vec<Peeked> = queue.messages.iter().map(peeked).collect();
+            let core = self.core.peek(queue.id, None, Offset(0), usize::MAX);
+            equal(&format!("messages of `{}`", queue.name), &all, &core)?;
+            self.compare_page(queue, &all)?;
+        }
+        self.coverage.add("check", "peeked", 1);
+        for session in self.model.sessions.keys() {
+            let held = &self.model.queues[&self.model.sessions[session].queue];
+            let held = held
+                .messages
+                .iter()
+                .filter(|m| m.holder() == Some(*session));
+            let held: Vec<_> = held
+                .filter_map(|m| m.grant(self.model.sessions[session].queue))
+                .collect();
+            let core = self.core.held(*session);
+            let core: Vec<_> = core.iter().flat_map(normal::grants).collect();
+            equal(&format!("held by {session}"), &held, &core)?;
+        }
+        self.compare_bodies()?;
+        self.coverage.add("check", "bodies", 1);
+        Ok(())
+    }
+
+    /// One page of one state, as a user would turn it.
+    fn compare_page(&self, queue: &Queue, all: &[Peeked]) -> Result<(), Difference> {
+        let states = [
+            MessageState::Ready,
+            MessageState::Delayed,
+            MessageState::InFlight,
+            MessageState::Parked,
+        ];
+        for state in states {
+            let from = Offset(queue.next_offset / 2);
+            let page = all.iter().filter(|m| m.state == state && m.offset >= from);
+            let page: Vec<Peeked> = page.take(3).cloned().collect();
+            let core = self.core.peek(queue.id, Some(state), from, 3);
+            equal(&format!("page of {state:?}"), &page, &core)?;
+        }
+        Ok(())
+    }
+
+    fn compare_names(&self) -> Result<(), Difference> {
+        let mut namespaces = self.model.namespaces.clone();
+        namespaces.sort();
+        let core: Vec<String> = self.core.namespaces().map(str::to_owned).collect();
+        equal("namespaces", &namespaces, &core)?;
+        for namespace in &namespaces {
+            let queues = self.model.queues.values();
+            let queues = queues.filter(|q| q.namespace == *namespace);
+            let mut model: Vec<_> = queues.map(|q| (q.name.clone(), q.id)).collect();
+            model.sort();
+            let core = self.core.queues(namespace, None);
+            let core: Vec<_> = core.map(|q| (q.name.to_owned(), q.id)).collect();
+            equal("queues", &model, &core)?;
+            if let Some((first, _)) = model.first() {
+                let after = self.core.queues(namespace, Some(first)).count();
+                equal("queues after the first", &(model.len() - 1), &after)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A body that a message refers to is live, exactly, to within a bucket.
+    fn compare_bodies(&self) -> Result<(), Difference> {
+        use ticketrail_core::limits::BODY_BUCKET_INDEXES as WIDTH;
+        let queues = self.model.queues.values();
+        let messages = queues.flat_map(|queue| queue.messages.iter());
+        let live: std::collections::BTreeSet<u64> =
+            messages.map(|m| m.body.position.index / WIDTH).collect();
+        let last = self.core.applied_index() / WIDTH;
+        for bucket in last.saturating_sub(40)..=last + 1 {
+            let (first, end) = (bucket * WIDTH, bucket * WIDTH + WIDTH - 1);
+            let core = self.core.body_is_live(first, end);
+            let what = format!("liveness of bodies in {first}..={end}");
+            equal(&what, &live.contains(&bucket), &core)?;
+        }
+        let any = self.core.body_is_live(0, u64::MAX);
+        equal("liveness of any body", &!live.is_empty(), &any)
+    }
+}
+
+fn peeked(message: &Message) -> Peeked {
+    let (state, due): (MessageState, Option<LeaseTime>) = match message.standing {
+        Standing::Ready => (MessageState::Ready, None),
+        Standing::Delayed { due } => (MessageState::Delayed, Some(due)),
+        Standing::Leased { deadline, .. } => (MessageState::InFlight, Some(deadline)),
+        Standing::Parked { .. } => (MessageState::Parked, None),
+    };
+    Peeked {
+        offset: message.offset,
+        message_id: message.id,
+        body: message.body,
+        state,
+        delivery_count: message.deliveries,
+        deaths: message.deaths.clone(),
+        published_at: message.published_at,
+        due,
+    }
+}
