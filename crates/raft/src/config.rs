@@ -1,0 +1,111 @@
+//! What a replica is told when it starts, and every limit of this room.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+use ticketrail_core::{BootId, NodeId};
+
+use crate::PeerAddress;
+
+/// The Raft group. Directories, records and peer messages carry it; there is one for now.
+pub const GROUP: u32 = 0;
+
+/// Largest AppendEntries message in bytes of payload, or one entry: a large batch must not hold up
+/// the confirms of small ones.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// AppendEntries messages on their way to one peer at a time.
+pub(crate) const FRAMES_IN_FLIGHT_MAX: usize = 32;
+
+/// Bytes of committed entries that apply reads from the log at a time.
+pub(crate) const APPLY_BYTES_MAX: usize = 4 << 20;
+
+/// Every so many indexes the digest is kept for comparison.
+pub const DIGEST_EVERY: u64 = 1_000;
+
+/// So many of the kept digests, the newest.
+pub const DIGESTS_KEPT: usize = 64;
+
+/// What a replica is told when it starts.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// The cluster.
+    pub cluster_id: u128,
+    /// This node.
+    pub node_id: NodeId,
+    /// This run of the node's process.
+    pub boot_id: BootId,
+    /// Who may speak to this node before the first membership is known.
+    pub members: BTreeMap<NodeId, PeerAddress>,
+    /// The leader shows that it lives this often.
+    pub heartbeat_ms: u64,
+    /// Shortest election timeout.
+    pub election_min_ms: u64,
+    /// Longest election timeout, and the leader's lease.
+    pub election_max_ms: u64,
+    /// An entry that peers do not acknowledge for so long is sent again.
+    pub append_timeout_ms: u64,
+    /// Largest entry in bytes; a larger proposal is refused.
+    pub entry_bytes_max: usize,
+    /// A checkpoint is written this often while something changes...
+    pub checkpoint_every: Duration,
+    /// ...or when entries of so many bytes were applied since the last.
+    pub checkpoint_bytes: u64,
+    /// A snapshot file is written this often while something changes...
+    pub snapshot_every: Duration,
+    /// ...or when entries of so many bytes were applied since the last.
+    pub snapshot_bytes: u64,
+    /// Applied entries that are kept for peers which lag, even where two snapshot files cover them.
+    pub log_bytes_kept: u64,
+    /// A planted bug for the simulator: a restarted leader goes on without an election.
+    #[doc(hidden)]
+    pub planted_leader_restore: bool,
+}
+
+impl ReplicaConfig {
+    /// Defaults for production.
+    #[must_use]
+    pub fn new(cluster_id: u128, node_id: NodeId, boot_id: BootId) -> Self {
+        Self {
+            cluster_id,
+            node_id,
+            boot_id,
+            members: BTreeMap::new(),
+            heartbeat_ms: 50,
+            election_min_ms: 150,
+            election_max_ms: 300,
+            append_timeout_ms: 1_000,
+            entry_bytes_max: 32 << 20,
+            checkpoint_every: Duration::from_secs(1),
+            checkpoint_bytes: 32 << 20,
+            snapshot_every: Duration::from_secs(300),
+            snapshot_bytes: 1 << 30,
+            log_bytes_kept: 2 << 30,
+            planted_leader_restore: false,
+        }
+    }
+
+    /// As openraft wants it.
+    pub(crate) fn openraft(&self) -> Result<Config, openraft::ConfigError> {
+        Config {
+            cluster_name: format!("{:032x}", self.cluster_id),
+            heartbeat_interval: self.heartbeat_ms,
+            election_timeout_min: self.election_min_ms,
+            election_timeout_max: self.election_max_ms,
+            enable_pre_vote: Some(true),
+            // With the default a restarted leader goes on in its old term. If the crash took entries
+            // that it had replicated before its own fsync, it uses their log ids again for others.
+            enable_leader_restore: Some(self.planted_leader_restore),
+            // Snapshot files and purging are ours to time (see `checkpoint`).
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            // A peer that lags gets log entries for as long as the log has them.
+            replication_lag_threshold: u64::MAX,
+            max_payload_entries: 1_024,
+            backoff: "20ms 40ms 80ms ..400ms".to_owned(),
+            ..Config::default()
+        }
+        .validate()
+    }
+}

@@ -1,0 +1,372 @@
+//! The running Raft node on one runtime. [`crate::Replica`] is the same without the type parameter.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use openraft::async_runtime::{Oneshot, WatchReceiver};
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardReason, InitializeError, LinearizableReadError, RaftError,
+};
+use openraft::impls::OneshotResponder;
+use openraft::metrics::RaftMetrics;
+use openraft::{AsyncRuntime, Instant, Raft, ReadPolicy};
+use ticketrail_core::NodeId;
+use ticketrail_storage::Log;
+use tokio::sync::mpsc;
+
+use crate::applied::Shared;
+use crate::checkpoint::SnapshotWritten;
+use crate::codec;
+use crate::config::ReplicaConfig;
+use crate::error::{BootstrapError, PeerRefusal, ProposeError, ReadError};
+use crate::machine::Machine;
+use crate::network::{Letterhead, Network};
+use crate::replica::Committed;
+use crate::seam::{Runtime, Worker};
+use crate::status::{Leadership, Member, Status};
+use crate::transport::{PeerRequest, PeerResponse, Transport};
+use crate::types::{CommittedLeaderId, Payload, PeerAddress, Types};
+
+/// How long a proposal is tried again while this leader has no lease yet, in election timeouts.
+const LEASE_WAITS: u64 = 3;
+/// Pause between such tries.
+const LEASE_PAUSE: Duration = Duration::from_millis(5);
+/// Longest wait for openraft's tasks to end.
+const SHUTDOWN_MAX: Duration = Duration::from_millis(1_500);
+
+/// What [`crate::Replica`] asks of the node, whatever runtime it is on.
+pub(crate) trait Engine: Send + Sync {
+    fn bootstrap(
+        &self,
+        members: BTreeMap<NodeId, PeerAddress>,
+    ) -> BoxFuture<'static, Result<(), BootstrapError>>;
+    fn is_initialized(&self) -> bool;
+    fn propose(
+        &self,
+        term: u64,
+        payload: Bytes,
+    ) -> BoxFuture<'static, Result<Committed, ProposeError>>;
+    fn read_index(self: Arc<Self>) -> BoxFuture<'static, Result<(), ReadError>>;
+    fn handle(
+        self: Arc<Self>,
+        request: PeerRequest,
+    ) -> BoxFuture<'static, Result<PeerResponse, PeerRefusal>>;
+    fn transfer_leadership(&self, to: NodeId) -> BoxFuture<'static, ()>;
+    fn status(&self) -> Status;
+    fn shutdown(&self) -> BoxFuture<'static, ()>;
+}
+
+/// A Raft node.
+pub(crate) struct Node<R: Runtime> {
+    pub(crate) raft: Raft<Types<R>, Machine<R>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) config: ReplicaConfig,
+    pub(crate) letterhead: Letterhead,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) reads: crate::read::Rounds,
+    log: Log,
+    worker: Mutex<Option<Worker>>,
+}
+
+impl<R: Runtime> Node<R> {
+    pub(crate) fn new(
+        raft: Raft<Types<R>, Machine<R>>,
+        shared: Arc<Shared>,
+        config: ReplicaConfig,
+        transport: Arc<dyn Transport>,
+        log: Log,
+    ) -> Self {
+        Self {
+            raft,
+            shared,
+            letterhead: Letterhead::new(&config),
+            config,
+            transport,
+            reads: crate::read::Rounds::default(),
+            log,
+            worker: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn network(config: &ReplicaConfig, transport: Arc<dyn Transport>) -> Network<R> {
+        Network {
+            letterhead: Letterhead::new(config),
+            transport,
+            append_timeout: Duration::from_millis(config.append_timeout_ms),
+            runtime: PhantomData,
+        }
+    }
+
+    pub(crate) fn attach(&self, worker: Worker) {
+        *self.worker.lock().expect("no panic under this lock") = Some(worker);
+    }
+
+    pub(crate) fn metrics(&self) -> RaftMetrics<Types<R>> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Publishes who leads until openraft ends; then says why, if that was not asked for.
+    pub(crate) async fn watch_leadership(raft: Raft<Types<R>, Machine<R>>, shared: Arc<Shared>) {
+        let mut server = raft.server_metrics();
+        loop {
+            let seen = {
+                let metrics = server.borrow_and_update();
+                let leader = metrics.current_leader.map(NodeId);
+                Leadership {
+                    term: metrics.vote.leader_id().term,
+                    leader,
+                    is_leader: metrics.state.is_leader() && leader == Some(shared.node_id),
+                    since: (shared.now)(),
+                }
+            };
+            shared.leadership.send_if_modified(|known| {
+                let changed = Leadership {
+                    since: known.since,
+                    ..seen
+                } != *known;
+                if changed {
+                    *known = seen;
+                }
+                changed
+            });
+            if server.changed().await.is_err() {
+                break;
+            }
+        }
+        let ended = raft.metrics().borrow_watched().running_state.clone();
+        if let Err(fatal) = ended
+            && fatal != Fatal::Stopped
+        {
+            shared.fail(&fatal.to_string());
+        }
+        shared.leadership.send_modify(|known| {
+            known.leader = None;
+            known.is_leader = false;
+        });
+    }
+
+    /// Tells openraft of new snapshot files, and what it may purge.
+    pub(crate) async fn watch_snapshots(
+        raft: Raft<Types<R>, Machine<R>>,
+        mut written: mpsc::Receiver<SnapshotWritten>,
+    ) {
+        while let Some(snapshot) = written.recv().await {
+            // Errors mean that openraft ended; the receiver's other end ends too.
+            let _ = raft.trigger().snapshot().await;
+            if let Some(upto) = snapshot.purge_upto {
+                let _ = raft.trigger().purge_log(upto).await;
+            }
+        }
+    }
+
+    /// One round of leadership confirmed by a majority: what was committed before it began is at or
+    /// before this index.
+    pub(crate) async fn leader_read_index(&self) -> Result<u64, ReadError> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(read.index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(
+                ReadError::NotConfirmed("it does not lead any more".to_owned()),
+            ),
+            Err(RaftError::APIError(error)) => Err(ReadError::NotConfirmed(error.to_string())),
+            Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
+        }
+    }
+}
+
+impl<R: Runtime> Engine for Node<R> {
+    fn bootstrap(
+        &self,
+        members: BTreeMap<NodeId, PeerAddress>,
+    ) -> BoxFuture<'static, Result<(), BootstrapError>> {
+        let raft = self.raft.clone();
+        let members: BTreeMap<u64, PeerAddress> = members
+            .into_iter()
+            .map(|(id, address)| (id.0, address))
+            .collect();
+        Box::pin(async move {
+            raft.initialize(members).await.map_err(|error| match error {
+                RaftError::APIError(InitializeError::NotAllowed(_)) => {
+                    BootstrapError::AlreadyInitialized
+                }
+                RaftError::APIError(InitializeError::NotInMembers(_)) => BootstrapError::NotAMember,
+                RaftError::Fatal(_) => BootstrapError::Stopped,
+            })
+        })
+    }
+
+    fn is_initialized(&self) -> bool {
+        let log = self.log.state();
+        log.last.is_some() || log.vote.is_some()
+    }
+
+    fn propose(
+        &self,
+        term: u64,
+        payload: Bytes,
+    ) -> BoxFuture<'static, Result<Committed, ProposeError>> {
+        if payload.len() > self.config.entry_bytes_max || !codec::is_payload(&payload) {
+            return Box::pin(async { Err(ProposeError::Invalid) });
+        }
+        let raft = self.raft.clone();
+        let tries_until =
+            R::Instant::now() + Duration::from_millis(self.config.election_max_ms * LEASE_WAITS);
+        let mut attempt = Attempt::start(&raft, term, payload.clone());
+        Box::pin(async move {
+            loop {
+                match attempt.end().await {
+                    Err(Refusal::LeaseExpired) if R::Instant::now() < tries_until => {
+                        R::sleep(LEASE_PAUSE).await;
+                        attempt = Attempt::start(&raft, term, payload.clone());
+                    }
+                    Err(Refusal::LeaseExpired) => {
+                        return Err(ProposeError::NotLeader { leader: None });
+                    }
+                    Err(Refusal::Final(error)) => return Err(error),
+                    Ok(committed) => return Ok(committed),
+                }
+            }
+        })
+    }
+
+    fn read_index(self: Arc<Self>) -> BoxFuture<'static, Result<(), ReadError>> {
+        Box::pin(crate::read::read_index(self))
+    }
+
+    fn handle(
+        self: Arc<Self>,
+        request: PeerRequest,
+    ) -> BoxFuture<'static, Result<PeerResponse, PeerRefusal>> {
+        Box::pin(crate::serve::handle(self, request))
+    }
+
+    fn transfer_leadership(&self, to: NodeId) -> BoxFuture<'static, ()> {
+        let raft = self.raft.clone();
+        Box::pin(async move {
+            // An error means that the replica stopped, and with that it leads no more either.
+            let _ = raft.trigger().transfer_leader(to.0).await;
+        })
+    }
+
+    fn status(&self) -> Status {
+        let metrics = self.metrics();
+        let is_leader = metrics.state.is_leader();
+        let contact = self.shared.since_leader_contact().filter(|_| !is_leader);
+        let applied = self.shared.lock();
+        Status {
+            node_id: self.config.node_id,
+            term: metrics.current_term,
+            voted_for: Some(NodeId(metrics.vote.leader_id().voted_for)).filter(|id| id.0 != 0),
+            leader: metrics.current_leader.map(NodeId),
+            last_log_index: metrics.last_log_index,
+            committed_index: metrics.cluster_committed.map(|id| id.index),
+            applied_index: applied.last.map(|id| id.index),
+            snapshot_index: metrics.snapshot.map(|id| id.index),
+            purged_index: metrics.purged.map(|id| id.index),
+            members: members(&metrics),
+            quorum_ack_ms_ago: metrics.last_quorum_acked.map(|at| ms(at.elapsed())),
+            leader_contact_ms_ago: contact.map(ms),
+            digest: applied.state.digest(),
+            digests: applied.digests(),
+        }
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        let raft = self.raft.clone();
+        let worker = self.worker.lock().expect("no panic under this lock").take();
+        Box::pin(async move {
+            // An error is a wait that was too long, or an end that came by itself.
+            let _ = R::timeout(SHUTDOWN_MAX, raft.shutdown()).await;
+            if let Some(worker) = worker {
+                worker.ask();
+                let _ = R::timeout(SHUTDOWN_MAX, worker.ended()).await;
+            }
+        })
+    }
+}
+
+fn ms(span: Duration) -> u64 {
+    span.as_millis() as u64
+}
+
+fn members<R: Runtime>(metrics: &RaftMetrics<Types<R>>) -> BTreeMap<NodeId, Member> {
+    let membership = metrics.membership_config.membership();
+    let member = |(id, address): (&u64, &PeerAddress)| {
+        let matched = metrics
+            .replication
+            .as_ref()
+            .and_then(|known| *known.get(id)?);
+        let answered = metrics.heartbeat.as_ref().and_then(|known| *known.get(id)?);
+        let member = Member {
+            address: address.clone(),
+            voter: membership.voter_ids().any(|voter| voter == *id),
+            matched_index: matched.map(|log_id| log_id.index),
+            answered_ms_ago: answered.map(|at| ms(at.elapsed())),
+        };
+        (NodeId(*id), member)
+    };
+    membership.nodes().map(member).collect()
+}
+
+type WriteResult<R> = openraft::raft::ClientWriteResult<Types<R>>;
+type AnswerReceiver<R> = <<R as AsyncRuntime>::Oneshot as Oneshot>::Receiver<WriteResult<R>>;
+
+/// One try of a proposal.
+struct Attempt<R: Runtime> {
+    send: BoxFuture<'static, Result<(), Fatal<Types<R>>>>,
+    sent: Option<Result<(), Fatal<Types<R>>>>,
+    answer: AnswerReceiver<R>,
+}
+
+enum Refusal {
+    /// A fresh leader has no lease before a majority has answered it; nothing was proposed.
+    LeaseExpired,
+    Final(ProposeError),
+}
+
+impl<R: Runtime> Attempt<R> {
+    /// The proposal is in openraft's queue when this returns, unless that is full: the order of the
+    /// calls is the order in the log.
+    fn start(raft: &Raft<Types<R>, Machine<R>>, term: u64, payload: Bytes) -> Self {
+        let (responder, answer) = OneshotResponder::new_pair();
+        let raft = raft.clone();
+        let mut send: BoxFuture<'static, _> = Box::pin(async move {
+            let leader = CommittedLeaderId::new(term);
+            raft.write(Payload(payload))
+                .with_leader(leader)
+                .responder(responder)
+                .await
+        });
+        let sent = (&mut send).now_or_never();
+        Self { send, sent, answer }
+    }
+
+    async fn end(&mut self) -> Result<Committed, Refusal> {
+        let sent = match self.sent.take() {
+            Some(sent) => sent,
+            None => (&mut self.send).await,
+        };
+        if sent.is_err() {
+            return Err(Refusal::Final(ProposeError::Stopped));
+        }
+        match (&mut self.answer).await {
+            Ok(Ok(written)) => Ok(Committed {
+                index: written.log_id.index,
+                outcomes: written.data.outcomes,
+            }),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(match forward.reason {
+                ForwardReason::LeaseExpired => Refusal::LeaseExpired,
+                _ => {
+                    let leader = forward.leader_id.map(NodeId);
+                    Refusal::Final(ProposeError::NotLeader { leader })
+                }
+            }),
+            Ok(Err(_)) => Err(Refusal::Final(ProposeError::Unknown)),
+            Err(_) => Err(Refusal::Final(ProposeError::Stopped)),
+        }
+    }
+}

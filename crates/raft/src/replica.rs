@@ -1,0 +1,297 @@
+//! The handle that the rest of the node holds.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::{Instant, Raft};
+use openraft_rt_tokio::TokioRuntime;
+use ticketrail_core::{NodeId, Outcome, State};
+use ticketrail_storage::{Disk, Identity, Log, StorageError};
+use tokio::sync::{mpsc, watch};
+
+use crate::applied::{Applied, AppliedSink, Clock, Shared};
+use crate::checkpoint::{Checkpointer, LOOK_EVERY};
+use crate::config::ReplicaConfig;
+use crate::error::{BootstrapError, PeerRefusal, ProposeError, ReadError, StartError};
+use crate::log_store::LogStore;
+use crate::machine::Machine;
+use crate::node::{Engine, Node};
+use crate::restore::{self, CheckpointOpener};
+use crate::seam::Runtime;
+use crate::shelf::Shelf;
+use crate::status::{Leadership, Status};
+use crate::transport::{PeerRequest, PeerResponse, Transport};
+use crate::types::PeerAddress;
+
+/// Where a replica keeps its bytes. The caller holds the folders, and runs and joins the log's
+/// writer; the replica takes the log's failure hook.
+pub struct Storage {
+    /// The log; its writer runs elsewhere.
+    pub log: Log,
+    /// The checkpoint.
+    pub checkpoint: Box<dyn CheckpointOpener>,
+    /// The folder of the snapshot files.
+    pub snapshots: Arc<dyn Disk>,
+}
+
+/// A proposal that came through: committed, and applied here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Index of its entry.
+    pub index: u64,
+    /// One per command.
+    pub outcomes: Arc<[Outcome]>,
+}
+
+/// One replica of the cluster's state. Cheap to clone; all clones are the same replica.
+#[derive(Clone)]
+pub struct Replica {
+    shared: Arc<Shared>,
+    engine: Arc<dyn Engine>,
+    log: Log,
+}
+
+impl Replica {
+    /// Starts on tokio; to be called inside its runtime. When it returns, the state holds at least
+    /// what this node knew to be committed before.
+    ///
+    /// # Errors
+    /// When what is on the disk is broken, or not this node's; see [`StartError`].
+    pub async fn start(
+        config: ReplicaConfig,
+        storage: Storage,
+        transport: Arc<dyn Transport>,
+        sink: Arc<dyn AppliedSink>,
+    ) -> Result<Self, StartError> {
+        Self::start_on::<TokioRuntime>(config, storage, transport, sink).await
+    }
+
+    /// As [`Replica::start`] on another runtime: for the simulator.
+    ///
+    /// # Errors
+    /// As [`Replica::start`].
+    pub async fn start_on<R: Runtime>(
+        config: ReplicaConfig,
+        mut storage: Storage,
+        transport: Arc<dyn Transport>,
+        sink: Arc<dyn AppliedSink>,
+    ) -> Result<Self, StartError> {
+        let owner = Identity {
+            cluster_id: config.cluster_id,
+            node_id: config.node_id.0,
+        };
+        let raft_config = config
+            .openraft()
+            .map_err(|error| StartError::Config(error.to_string()))?;
+        let shelf =
+            Shelf::open(storage.snapshots.clone(), owner).map_err(|source| StartError::Io {
+                doing: "reading the snapshot files",
+                source,
+            })?;
+        let shelf = Arc::new(shelf);
+        let restored = restore::restore(&mut *storage.checkpoint, &shelf, &storage.log)?;
+        if let Some(found) = restored
+            .state
+            .cluster_id()
+            .filter(|id| *id != config.cluster_id)
+        {
+            return Err(StartError::ForeignState {
+                found,
+                expected: config.cluster_id,
+            });
+        }
+        let restored_index = restored.meta.last_log_id.map(|id| id.index);
+        let applied = Applied::new(
+            restored.state,
+            restored.meta.last_log_id,
+            restored.meta.last_membership,
+        );
+        let replay_upto = storage.log.state().last.map(|last| last.index);
+        let shared = Arc::new(Shared::new(
+            config.node_id,
+            clock::<R>(),
+            sink,
+            applied,
+            replay_upto,
+        ));
+        stop_with_the_log(&shared, &storage.log);
+
+        let raft = Raft::new(
+            config.node_id.0,
+            Arc::new(raft_config),
+            Node::<R>::network(&config, transport.clone()),
+            LogStore::<R>::new(storage.log.clone()),
+            Machine::<R>::new(shared.clone(), shelf.clone()),
+        );
+        let raft = raft
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))?;
+
+        let (written, snapshots) = mpsc::channel(4);
+        let mut checkpointer = Checkpointer::new(
+            shared.clone(),
+            storage.log.clone(),
+            restored.checkpoint,
+            shelf,
+            written,
+            config.clone(),
+            restored_index,
+        );
+        let worker = R::worker(
+            "checkpoint",
+            LOOK_EVERY,
+            Box::new(move |last| checkpointer.step(last)),
+        );
+        drop(R::spawn(Node::<R>::watch_leadership(
+            raft.clone(),
+            shared.clone(),
+        )));
+        drop(R::spawn(Node::<R>::watch_snapshots(
+            raft.clone(),
+            snapshots,
+        )));
+        let node = Node::new(raft, shared.clone(), config, transport, storage.log.clone());
+        node.attach(worker);
+        Ok(Self {
+            shared,
+            engine: Arc::new(node),
+            log: storage.log,
+        })
+    }
+
+    /// Forms a cluster of these members, all empty. Any one of them may be told, or all, with the
+    /// same members.
+    ///
+    /// # Errors
+    /// See [`BootstrapError`]; `AlreadyInitialized` is no harm.
+    pub async fn bootstrap(
+        &self,
+        members: BTreeMap<NodeId, PeerAddress>,
+    ) -> Result<(), BootstrapError> {
+        self.engine.bootstrap(members).await
+    }
+
+    /// Whether this node belongs to a cluster.
+    #[must_use]
+    pub fn is_initialized(&self) -> bool {
+        self.engine.is_initialized()
+    }
+
+    /// Proposes an encoded `store.v1.Entry`, in `term` or never. Resolves when it is committed and
+    /// applied here. Proposals enter the log in the order of the calls (not of the polls); many may
+    /// be on their way. A fresh leader's refusals for want of a lease are tried again inside.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: only `NotLeader` and `Invalid` are sure to have no effect.
+    pub fn propose(
+        &self,
+        term: u64,
+        payload: Bytes,
+    ) -> impl Future<Output = Result<Committed, ProposeError>> + Send + 'static {
+        self.engine.propose(term, payload)
+    }
+
+    /// Resolves when the local state holds everything that was committed when this was called.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_index(&self) -> Result<(), ReadError> {
+        self.engine.clone().read_index().await
+    }
+
+    /// Looks at the state. Apply waits meanwhile: keep it short, and call nothing of the replica.
+    pub fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.shared.lock().state)
+    }
+
+    /// Who leads, and every change of it.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.shared.leadership.subscribe()
+    }
+
+    /// The replica as it is now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.engine.status()
+    }
+
+    /// The payload of an applied entry, from memory or disk, while the state refers to it.
+    ///
+    /// # Errors
+    /// `NoSuchEntry` when it is gone; `DataLoss` when its bytes are damaged.
+    pub fn body(&self, index: u64) -> Result<Bytes, StorageError> {
+        self.log.read_body(index)
+    }
+
+    /// Answers a peer's request. Requests of one peer are to be polled in the order in which they
+    /// came; they need not be waited for in between.
+    ///
+    /// # Errors
+    /// See [`PeerRefusal`].
+    pub fn handle(
+        &self,
+        request: PeerRequest,
+    ) -> impl Future<Output = Result<PeerResponse, PeerRefusal>> + Send + 'static {
+        self.engine.clone().handle(request)
+    }
+
+    /// Asks another voter to lead. Choose the one whose log is the most complete, and watch
+    /// [`Replica::leadership`] for the change: this leader sends no heartbeats from now on.
+    pub async fn transfer_leadership(&self, to: NodeId) {
+        self.engine.transfer_leadership(to).await;
+    }
+
+    /// Time on the clock of [`Leadership::since`].
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        (self.shared.now)()
+    }
+
+    /// Why this node must stop, once it must: the log failed, an entry cannot be applied, or Raft
+    /// itself ended.
+    #[must_use]
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.shared.failure.subscribe()
+    }
+
+    /// Resolves with the reason when this node must stop.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure();
+        let failed = failure.wait_for(Option::is_some).await;
+        failed
+            .ok()
+            .and_then(|reason| reason.clone())
+            .unwrap_or_default()
+    }
+
+    /// Stops Raft and the checkpoint, after a last checkpoint if the log is durable so far. At most
+    /// a few seconds. The log and its writer are the caller's to close afterwards.
+    pub async fn shutdown(&self) {
+        self.engine.shutdown().await;
+    }
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Replica({})", self.shared.node_id)
+    }
+}
+
+fn clock<R: Runtime>() -> Clock {
+    let start = R::Instant::now();
+    Arc::new(move || start.elapsed())
+}
+
+/// The log's failure is the replica's. Weak: the log outlives the replica.
+fn stop_with_the_log(shared: &Arc<Shared>, log: &Log) {
+    let shared = Arc::downgrade(shared);
+    log.on_failure(Box::new(move |error| {
+        if let Some(shared) = shared.upgrade() {
+            shared.fail(&format!("the log stopped: {error}"));
+        }
+    }));
+}
