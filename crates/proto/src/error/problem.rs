@@ -40,9 +40,15 @@ impl Problem {
     /// completes "must be ...".
     #[must_use]
     pub fn invalid_field(field: impl Into<String>, must: impl fmt::Display) -> Self {
+        Self::field_must(field, format_args!("be {must}"))
+    }
+
+    /// As [`Problem::invalid_field`], where `must` completes "must ...".
+    #[must_use]
+    pub fn field_must(field: impl Into<String>, must: impl fmt::Display) -> Self {
         let field = field.into();
-        let message = format!("`{field}` must be {must}");
-        Self::new(Reason::InvalidField, message).field(field, format!("must be {must}"))
+        let message = format!("`{field}` must {must}");
+        Self::new(Reason::InvalidField, message).field(field, format!("must {must}"))
     }
 
     /// A field, or a value of it, is of a later release.

@@ -1,5 +1,3 @@
-use std::fmt::Write as _;
-
 use ticketrail_core::Rejection;
 
 use super::{Problem, Reason};
@@ -22,7 +20,7 @@ impl From<&Rejection> for Problem {
             )
             .with("current_version", current),
             Rejection::InvalidField { field, must } | Rejection::InvalidName { field, must } => {
-                Problem::invalid_field(*field, must)
+                Problem::field_must(public_field(field), must)
             }
             Rejection::NamespaceNotFound { namespace } => Problem::namespace_not_found(namespace),
             Rejection::NamespaceNotEmpty { queues } => Problem::new(
@@ -46,7 +44,10 @@ impl From<&Rejection> for Problem {
             .with("current_etag", current),
             Rejection::Unroutable { routing_key } => Problem::new(
                 Reason::Unroutable,
-                format!("no queue takes the routing key `{routing_key}`; create the queue, or publish without `mandatory`"),
+                format!(
+                    "no queue takes the routing key `{routing_key}`; \
+                     create the queue, or publish without `mandatory`"
+                ),
             )
             .with("routing_key", routing_key),
             Rejection::SessionNotFound => Problem::new(
@@ -66,17 +67,28 @@ impl From<&Rejection> for Problem {
     }
 }
 
-fn queue_exists(differs: &[&str]) -> Problem {
-    let mut names = String::new();
-    for name in differs {
-        let separator = if names.is_empty() { "" } else { ", " };
-        let _ = write!(names, "{separator}`{name}`");
+/// The name of a command's field in the public requests.
+fn public_field(field: &'static str) -> &'static str {
+    match field {
+        "lease_ms" => "lease_duration",
+        "settings.lease_ms" => "settings.lease_duration",
+        "settings.retry_backoff.base_ms" => "settings.retry_backoff.base",
+        "settings.retry_backoff.max_ms" => "settings.retry_backoff.max",
+        "settings.retry_backoff.factor_percent" => "settings.retry_backoff.factor",
+        "attempt" => "receive_attempt_id",
+        "runs" | "runs.count" => "items",
+        same => same,
     }
+}
+
+fn queue_exists(differs: &[&'static str]) -> Problem {
+    let names: Vec<&str> = differs.iter().map(|name| public_field(name)).collect();
     let message = format!(
-        "the queue exists with other settings ({names}); change them with UpdateQueue, or declare the same"
+        "the queue exists with other settings ({}); change them with UpdateQueue, or declare the same",
+        names.join(", ")
     );
-    let problem = Problem::new(Reason::AlreadyExists, message).with("differs", differs.join(","));
-    differs.iter().fold(problem, |problem, name| {
+    let problem = Problem::new(Reason::AlreadyExists, message).with("differs", names.join(","));
+    names.iter().fold(problem, |problem, name| {
         problem.precondition(
             format!("settings.{name}"),
             "differs from the existing queue",
@@ -120,5 +132,56 @@ fn producer_problem(rejection: &Rejection) -> Problem {
             Reason::UnknownProducer,
             "the producer is not known, or was idle for 7 days; open it again with OpenProducer",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::{Code, Status};
+    use tonic_types::StatusExt;
+
+    #[test]
+    fn a_field_is_named_as_in_the_request() {
+        let rejection = Rejection::InvalidField {
+            field: "lease_ms",
+            must: "be 1 ms to 12 h",
+        };
+        let status: Status = Problem::from(&rejection).into();
+        assert_eq!(status.message(), "`lease_duration` must be 1 ms to 12 h");
+        let bad = status.get_details_bad_request().unwrap();
+        assert_eq!(bad.field_violations[0].field, "lease_duration");
+        assert_eq!(bad.field_violations[0].description, "must be 1 ms to 12 h");
+    }
+
+    #[test]
+    fn a_declaration_that_differs_names_each_setting() {
+        let rejection = Rejection::QueueExists {
+            differs: vec!["lease_ms", "dead_letter"],
+        };
+        let status: Status = Problem::from(&rejection).into();
+        assert_eq!(status.code(), Code::AlreadyExists);
+        let failure = status.get_details_precondition_failure().unwrap();
+        let subjects: Vec<_> = failure
+            .violations
+            .iter()
+            .map(|v| v.subject.as_str())
+            .collect();
+        assert_eq!(
+            subjects,
+            ["settings.lease_duration", "settings.dead_letter"]
+        );
+    }
+
+    #[test]
+    fn a_gap_says_what_must_come_next() {
+        let status: Status = Problem::from(&Rejection::OutOfSequence { expected: 42 }).into();
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "OUT_OF_SEQUENCE");
+        assert_eq!(info.metadata["expected_sequence"], "42");
+        assert!(
+            status.get_details_retry_info().is_none(),
+            "a retry as it is cannot help"
+        );
     }
 }
