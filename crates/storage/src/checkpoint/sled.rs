@@ -188,8 +188,10 @@ mod tests {
             .collect()
     }
 
+    type Content = (Option<Bytes>, Vec<(Vec<u8>, Vec<u8>)>);
+
     /// Everything that can be read, or that it cannot.
-    fn read_all(path: &Path) -> Result<(Option<Bytes>, Vec<(Vec<u8>, Vec<u8>)>), CheckpointError> {
+    fn read_all(path: &Path) -> Result<Content, CheckpointError> {
         let checkpoint = SledCheckpoint::open(path)?;
         let mut rows = Vec::new();
         checkpoint.for_each_row(&mut |key, value| rows.push((key.to_vec(), value.to_vec())))?;

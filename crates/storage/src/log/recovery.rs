@@ -392,8 +392,7 @@ impl<'a> Scan<'a> {
         let newest_used = self
             .scanned
             .iter()
-            .filter(|scanned| scanned.batches > 0 || scanned.beyond.is_some())
-            .next_back();
+            .rfind(|scanned| scanned.batches > 0 || scanned.beyond.is_some());
         let Some(newest_used) = newest_used.map(|scanned| scanned.segment.epoch) else {
             return Ok(());
         };
@@ -624,12 +623,12 @@ fn read_batch(
 /// the disk before the batch that it follows). Other bytes there are zeros or a recycled segment's old content.
 fn torn_tail(content: &[u8], end: u64, beyond: Option<u64>) -> Option<(u64, Vec<u8>)> {
     let head = content.get(end as usize..)?;
-    let torn_bytes = format::looks_like_a_batch(content, end)
-        .then(|| format::batch_bytes(u64::from(header::u32_at(head, 12))))
-        .unwrap_or(0)
-        .min(KEPT_ASIDE_BYTES_MAX)
-        .max(beyond.map_or(0, |beyond| beyond - end))
-        .min(head.len() as u64);
+    let mut torn_bytes = beyond.map_or(0, |beyond| beyond - end);
+    if format::looks_like_a_batch(content, end) {
+        let batch_bytes = format::batch_bytes(u64::from(header::u32_at(head, 12)));
+        torn_bytes = torn_bytes.max(batch_bytes.min(KEPT_ASIDE_BYTES_MAX));
+    }
+    torn_bytes = torn_bytes.min(head.len() as u64);
     (torn_bytes > 0).then(|| (end, head[..torn_bytes as usize].to_vec()))
 }
 

@@ -106,7 +106,7 @@ impl LogWriter {
     /// # Errors
     /// The first failed write or sync; the log has been stopped by then.
     pub fn run(mut self) -> io::Result<()> {
-        let preparer = self.supply.into_background()?;
+        let preparer = self.supply.start_background()?;
         let result = self.run_until_closed();
         self.supply.stop();
         if preparer.join().is_err() && result.is_ok() {
@@ -465,7 +465,7 @@ impl Shelf {
 }
 
 impl Supply {
-    fn into_background(&mut self) -> io::Result<thread::JoinHandle<()>> {
+    fn start_background(&mut self) -> io::Result<thread::JoinHandle<()>> {
         let Self::Inline { ready, maker } = std::mem::replace(self, Self::Moving) else {
             return Err(io::Error::other("the log's writer runs already"));
         };
