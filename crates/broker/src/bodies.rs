@@ -1,11 +1,10 @@
 //! From a reference to a message's bytes: out of the entry that published it, which is still in
 //! memory for normal traffic and read back from the log for a backlog.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use ticketrail_core::BodyRef;
 use ticketrail_proto::error::{Problem, Reason};
 use ticketrail_proto::stored::{self, Bodies as EntryBodies, StoredBody};
@@ -24,14 +23,17 @@ pub(crate) struct Bodies {
 
 #[derive(Default)]
 struct Recent {
-    entries: HashMap<u64, (Arc<EntryBodies>, usize)>,
+    entries: BTreeMap<u64, (Arc<EntryBodies>, usize)>,
     order: VecDeque<u64>,
     bytes: usize,
 }
 
 impl Bodies {
     pub(crate) fn new(replica: Replica) -> Self {
-        Self { replica, recent: Mutex::default() }
+        Self {
+            replica,
+            recent: Mutex::default(),
+        }
     }
 
     /// The messages of the entry at a log index.
@@ -39,7 +41,10 @@ impl Bodies {
         if let Some((messages, _)) = self.recent().entries.get(&index) {
             return Ok(Arc::clone(messages));
         }
-        let payload = self.replica.body(index).map_err(|error| lost(index, &error))?;
+        let payload = self
+            .replica
+            .body(index)
+            .map_err(|error| lost(index, &error))?;
         let bytes = payload.len();
         let messages = stored::decode_bodies(payload).map_err(|error| lost(index, &error))?;
         let messages = Arc::new(messages);
@@ -72,7 +77,9 @@ impl Recent {
         self.bytes += bytes;
         self.order.push_back(index);
         while self.order.len() > RECENT_ENTRIES_MAX || self.bytes > RECENT_BYTES_MAX {
-            let Some(oldest) = self.order.pop_front() else { return };
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
             if let Some((_, bytes)) = self.entries.remove(&oldest) {
                 self.bytes -= bytes;
             }
@@ -84,6 +91,8 @@ fn lost(index: u64, error: &dyn std::fmt::Display) -> Problem {
     tracing::error!(index, %error, "a message's bytes cannot be read from the log");
     Problem::new(
         Reason::Corrupt,
-        format!("the bytes of log entry {index} cannot be read on this node ({error}); use another node and replace this one's disk"),
+        format!(
+            "the bytes of log entry {index} cannot be read on this node ({error}); use another node and replace this one's disk"
+        ),
     )
 }

@@ -91,10 +91,16 @@ impl Broker {
         F: Future<Output = Result<Replica, E>>,
         E: std::fmt::Display,
     {
-        let owner = Owner { node: config.node, boot: config.boot, connection: 0 };
+        let owner = Owner {
+            node: config.node,
+            boot: config.boot,
+            connection: 0,
+        };
         let hub = Arc::new(Hub::new(owner));
         let sink: Arc<dyn AppliedSink> = Arc::clone(&hub) as _;
-        let replica = start_replica(sink).await.map_err(|error| StartError(error.to_string()))?;
+        let replica = start_replica(sink)
+            .await
+            .map_err(|error| StartError(error.to_string()))?;
         let leadership = replica.leadership();
         let peers = Peers::new(config.node, config.voters, Arc::clone(&config.wall_clock));
         let (route, outgoing) = mpsc::channel(ROUTE_COMMANDS_MAX);
@@ -113,15 +119,32 @@ impl Broker {
             config,
         });
         let mut tasks = JoinSet::new();
-        let route =
-            Route { hub: Arc::clone(&hub), leadership: leadership.clone(), proposer, link };
+        let route = Route {
+            hub: Arc::clone(&hub),
+            leadership: leadership.clone(),
+            proposer,
+            link,
+        };
         tasks.spawn(route.run(outgoing));
         let peers = Arc::clone(&inner.peers);
-        tasks.spawn(Proposer { hub, replica, leadership, peers }.run(proposals));
+        tasks.spawn(
+            Proposer {
+                hub,
+                replica,
+                leadership,
+                peers,
+            }
+            .run(proposals),
+        );
         tasks.spawn(watch_for_lost_nodes(Arc::clone(&inner)));
         tasks.spawn(announce(Arc::clone(&inner)));
-        tasks.spawn(crate::consume::end_streams_taken_for_lost(Arc::clone(&inner)));
-        Ok(Self { inner, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
+        tasks.spawn(crate::consume::end_streams_taken_for_lost(Arc::clone(
+            &inner,
+        )));
+        Ok(Self {
+            inner,
+            tasks: Arc::new(tokio::sync::Mutex::new(tasks)),
+        })
     }
 
     /// Takes commands that another node forwarded, to be proposed in `term` or never.
@@ -134,14 +157,18 @@ impl Broker {
             return Err(LinkError::NotTaken);
         }
         // Once committed a command must decode on every node, or it stops them all.
-        if let Some(error) = commands.iter().find_map(|command| {
-            ticketrail_proto::stored::decode_command(command.clone()).err()
-        }) {
+        if let Some(error) = commands
+            .iter()
+            .find_map(|command| ticketrail_proto::stored::decode_command(command.clone()).err())
+        {
             tracing::error!(%error, "a forwarded command does not decode and was not proposed");
             return Err(LinkError::NotTaken);
         }
         let proposal = Proposal { term, commands };
-        self.inner.proposer.try_send(proposal).map_err(|_| LinkError::NotTaken)
+        self.inner
+            .proposer
+            .try_send(proposal)
+            .map_err(|_| LinkError::NotTaken)
     }
 
     /// Notes that a peer's process was heard of, and its wall clock (0: not told).
@@ -172,7 +199,10 @@ impl Inner {
     /// A fresh connection of this process.
     pub(crate) fn connect(&self) -> Owner {
         let connection = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        Owner { connection, ..self.hub.owner() }
+        Owner {
+            connection,
+            ..self.hub.owner()
+        }
     }
 
     /// A fresh session.
@@ -199,7 +229,10 @@ impl Inner {
 async fn announce(inner: Arc<Inner>) {
     let mut leadership = inner.leadership.clone();
     loop {
-        if inner.replica.with_state(|state| state.cluster_id().is_some()) {
+        if inner
+            .replica
+            .with_state(|state| state.cluster_id().is_some())
+        {
             break;
         }
         let lead = *leadership.borrow_and_update();
@@ -218,13 +251,19 @@ async fn announce(inner: Arc<Inner>) {
             hash_seed: (inner.config.entropy)() as u64,
         };
         let deadline = Instant::now() + START_ATTEMPT;
-        if let Err(error) = inner.submit(&Command::Bootstrap(bootstrap), &[], deadline).await {
+        if let Err(error) = inner
+            .submit(&Command::Bootstrap(bootstrap), &[], deadline)
+            .await
+        {
             tracing::debug!(%error, "bootstrap did not get through yet");
         }
     }
     let Owner { node, boot, .. } = inner.hub.owner();
     let booted = Command::NodeBooted(NodeBooted { node, boot });
-    while let Err(error) = inner.submit(&booted, &[], Instant::now() + START_ATTEMPT).await {
+    while let Err(error) = inner
+        .submit(&booted, &[], Instant::now() + START_ATTEMPT)
+        .await
+    {
         tracing::debug!(%error, "boot not announced yet");
     }
     tracing::info!(%node, "serving");

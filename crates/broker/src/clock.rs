@@ -17,7 +17,10 @@ pub(crate) struct LeaseClock {
 impl LeaseClock {
     /// A clock that stands at `committed` now.
     pub(crate) fn resume(committed: LeaseTime, now: Instant) -> Self {
-        Self { last_ms: committed.0, last_at: now }
+        Self {
+            last_ms: committed.0,
+            last_at: now,
+        }
     }
 
     /// What the next stamp would say, without stamping.
@@ -45,7 +48,9 @@ impl LeaseClock {
 
     fn step_ms(&self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.last_at).as_millis();
-        u64::try_from(elapsed).unwrap_or(u64::MAX).min(LEASE_STEP_MS_MAX)
+        u64::try_from(elapsed)
+            .unwrap_or(u64::MAX)
+            .min(LEASE_STEP_MS_MAX)
     }
 }
 
@@ -66,7 +71,11 @@ pub(crate) struct WallClock {
 impl WallClock {
     /// A clock that stands at `committed` now.
     pub(crate) fn resume(committed: WallTime, now: Instant) -> Self {
-        Self { last_ms: committed.0, last_at: now, alarm: false }
+        Self {
+            last_ms: committed.0,
+            last_at: now,
+            alarm: false,
+        }
     }
 
     /// The next stamp, from the clocks that are known (this node's own among them) of `voters`.
@@ -79,7 +88,10 @@ impl WallClock {
             self.last_ms = self.last_ms.saturating_add(elapsed_ms);
             return WallTime(self.last_ms);
         };
-        let agreeing = clocks.iter().filter(|&&ms| ms.abs_diff(median) <= AGREE_MS).count();
+        let agreeing = clocks
+            .iter()
+            .filter(|&&ms| ms.abs_diff(median) <= AGREE_MS)
+            .count();
         let agreed = agreeing * 2 > voters;
         if agreed != !self.alarm {
             self.alarm = !agreed;
@@ -93,7 +105,10 @@ impl WallClock {
             median
         } else {
             // At most twice the elapsed time ahead, and never behind real elapsed time by choice.
-            median.clamp(self.last_ms, self.last_ms.saturating_add(elapsed_ms.saturating_mul(2)))
+            median.clamp(
+                self.last_ms,
+                self.last_ms.saturating_add(elapsed_ms.saturating_mul(2)),
+            )
         };
         self.last_ms = self.last_ms.max(target);
         WallTime(self.last_ms)
@@ -156,7 +171,13 @@ mod tests {
         let start = Instant::now();
         let mut clock = WallClock::resume(WallTime(1_000_000), start);
         let hour = 3_600_000;
-        assert_eq!(clock.stamp(at(start, 100), &mut [1_000_000 + hour], 3), WallTime(1_000_200));
-        assert_eq!(clock.stamp(at(start, 200), &mut [5], 3), WallTime(1_000_200));
+        assert_eq!(
+            clock.stamp(at(start, 100), &mut [1_000_000 + hour], 3),
+            WallTime(1_000_200)
+        );
+        assert_eq!(
+            clock.stamp(at(start, 200), &mut [5], 3),
+            WallTime(1_000_200)
+        );
     }
 }

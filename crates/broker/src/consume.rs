@@ -74,8 +74,8 @@ pub enum ConsumerEnd {
     Session(SessionEnd),
     /// Another connection serves the session now.
     Moved,
-    /// It did not read what was delivered.
-    TooSlow,
+    /// It did not read what was delivered, or was taken for lost: come back to the session.
+    CutOff,
     /// The bytes of a message cannot be read on this node, or an auto-ack failed.
     Failed(Problem),
 }
@@ -123,23 +123,45 @@ impl Broker {
             session,
             owner,
             prefetch: request.prefetch,
-            lease_ms: request.lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
+            lease_ms: request
+                .lease
+                .map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
         };
         // Listening before attaching: the first grants come with the very entry that attaches.
         let capacity = 2 * request.prefetch as usize + EVENTS_SPARE;
         let events = inner.hub.serve(session, owner.connection, capacity);
-        let mut guard = Unserve { inner: &inner, session, owner, armed: true };
-        let attached = inner.submit(&Command::AttachConsumer(attach), &[], deadline).await;
+        let mut guard = Unserve {
+            inner: &inner,
+            session,
+            owner,
+            armed: true,
+        };
+        let attached = inner
+            .submit(&Command::AttachConsumer(attach), &[], deadline)
+            .await;
         let (position, outcome) = attached?;
-        let Outcome::Attached { queue, resumed, held } = outcome else {
+        let Outcome::Attached {
+            queue,
+            resumed,
+            held,
+        } = outcome
+        else {
             return Err(unexpected(&outcome));
         };
         guard.armed = false;
-        let seen = Seen { lease_now: inner.hub.lease_now(), at: Instant::now() };
+        let seen = Seen {
+            lease_now: inner.hub.lease_now(),
+            at: Instant::now(),
+        };
         let grants = held.into_iter().map(|grant| (grant, seen, true)).collect();
         drop(guard);
         Ok(Consumer {
-            handle: ConsumerHandle { inner, session, owner, queue },
+            handle: ConsumerHandle {
+                inner,
+                session,
+                owner,
+                queue,
+            },
             resumed,
             position,
             events,
@@ -202,8 +224,13 @@ impl Consumer {
     fn gather(&mut self) {
         while self.later.is_none() && self.grants.len() < BATCH_MESSAGES_MAX {
             match self.events.try_recv() {
-                Ok(SessionEvent::Granted { grant, lease_now, at }) => {
-                    self.grants.push_back((grant, Seen { lease_now, at }, false));
+                Ok(SessionEvent::Granted {
+                    grant,
+                    lease_now,
+                    at,
+                }) => {
+                    self.grants
+                        .push_back((grant, Seen { lease_now, at }, false));
                 }
                 Ok(other) => self.later = Some(other),
                 Err(_) => return,
@@ -233,18 +260,31 @@ impl Consumer {
 
     fn take_in(&mut self, event: Option<SessionEvent>) -> Option<ConsumerEvent> {
         let end = match event {
-            Some(SessionEvent::Granted { grant, lease_now, at }) => {
-                self.grants.push_back((grant, Seen { lease_now, at }, false));
+            Some(SessionEvent::Granted {
+                grant,
+                lease_now,
+                at,
+            }) => {
+                self.grants
+                    .push_back((grant, Seen { lease_now, at }, false));
                 return None;
             }
-            Some(SessionEvent::LeasesLost { queue, first_offset, count }) => {
-                return Some(ConsumerEvent::LeasesLost { queue, first_offset, count });
+            Some(SessionEvent::LeasesLost {
+                queue,
+                first_offset,
+                count,
+            }) => {
+                return Some(ConsumerEvent::LeasesLost {
+                    queue,
+                    first_offset,
+                    count,
+                });
             }
             Some(SessionEvent::Ended(why)) => ConsumerEnd::Session(why),
             Some(SessionEvent::Moved) => ConsumerEnd::Moved,
-            None => ConsumerEnd::TooSlow,
+            None => ConsumerEnd::CutOff,
         };
-        self.ended = end != ConsumerEnd::TooSlow;
+        self.ended = end != ConsumerEnd::CutOff;
         Some(ConsumerEvent::Ended(end))
     }
 
@@ -259,7 +299,10 @@ impl Consumer {
                 (first..first + u64::from(exception.count)).contains(&delivery.offset.0)
             })
         };
-        Ok(batch.into_iter().filter(|delivery| !refused(delivery)).collect())
+        Ok(batch
+            .into_iter()
+            .filter(|delivery| !refused(delivery))
+            .collect())
     }
 }
 
@@ -288,7 +331,12 @@ fn ranges(batch: &[Delivery], kind: SettleKind) -> Vec<SettleRange> {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        let ConsumerHandle { inner, session, owner, .. } = &self.handle;
+        let ConsumerHandle {
+            inner,
+            session,
+            owner,
+            ..
+        } = &self.handle;
         inner.hub.unserve(*session, owner.connection);
         if !self.ended {
             detach_in_background(inner, *session, *owner, false);
@@ -297,11 +345,19 @@ impl Drop for Consumer {
 }
 
 fn detach_in_background(inner: &Arc<Inner>, session: SessionId, owner: Owner, release: bool) {
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
     let inner = Arc::clone(inner);
     runtime.spawn(async move {
-        let detach = Command::DetachConsumer(DetachConsumer { session, owner, release });
-        let result = inner.submit(&detach, &[], Instant::now() + DETACH_MAX).await;
+        let detach = Command::DetachConsumer(DetachConsumer {
+            session,
+            owner,
+            release,
+        });
+        let result = inner
+            .submit(&detach, &[], Instant::now() + DETACH_MAX)
+            .await;
         if let Err(problem) = result
             && problem.reason() != Reason::SessionNotFound
         {
@@ -341,7 +397,11 @@ impl ConsumerHandle {
     /// The session is over or elsewhere; no leader in time.
     pub async fn set_prefetch(&self, prefetch: u32, deadline: Instant) -> Result<(), Problem> {
         let (session, owner) = (self.session, self.owner);
-        let command = Command::SetPrefetch(SetPrefetch { session, owner, prefetch });
+        let command = Command::SetPrefetch(SetPrefetch {
+            session,
+            owner,
+            prefetch,
+        });
         self.inner.submit(&command, &[], deadline).await.map(drop)
     }
 
@@ -351,7 +411,11 @@ impl ConsumerHandle {
     /// The session is over or elsewhere; no leader in time.
     pub async fn close(&self, deadline: Instant) -> Result<(), Problem> {
         let (session, owner) = (self.session, self.owner);
-        let command = Command::DetachConsumer(DetachConsumer { session, owner, release: true });
+        let command = Command::DetachConsumer(DetachConsumer {
+            session,
+            owner,
+            release: true,
+        });
         self.inner.submit(&command, &[], deadline).await.map(drop)
     }
 }
@@ -368,7 +432,13 @@ pub(crate) async fn end_streams_taken_for_lost(inner: Arc<Inner>) {
             let served = inner.hub.served();
             let lost = |&(session, connection): &(SessionId, u64)| {
                 state.session(session).is_some_and(|view| {
-                    view.owner == Owner { node, boot, connection } && !view.connected
+                    view.owner
+                        == Owner {
+                            node,
+                            boot,
+                            connection,
+                        }
+                        && !view.connected
                 })
             };
             served.into_iter().filter(lost).collect()

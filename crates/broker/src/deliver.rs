@@ -97,7 +97,11 @@ pub(crate) fn take(
 }
 
 /// All messages of some grants at once: for answers whose size is bounded by the request.
-pub(crate) fn all(bodies: &Bodies, grants: Vec<Grant>, seen: Seen) -> Result<Vec<Delivery>, Problem> {
+pub(crate) fn all(
+    bodies: &Bodies,
+    grants: Vec<Grant>,
+    seen: Seen,
+) -> Result<Vec<Delivery>, Problem> {
     let mut deliveries = Vec::new();
     for mut grant in grants {
         loop {
@@ -121,5 +125,8 @@ fn advance(grant: &mut Grant) {
         grant.first_fence = Fence(grant.first_fence.0 + 1);
     }
     grant.first_message_id = MessageId(grant.first_message_id.0 + 1);
-    grant.body = BodyRef { position, item: item + 1 };
+    grant.body = BodyRef {
+        position,
+        item: item + 1,
+    };
 }

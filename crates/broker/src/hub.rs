@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashMap;
 use ticketrail_core::event::SessionEnd;
 use ticketrail_core::{
     Event, Grant, LeaseTime, Offset, Outcome, Owner, Position, QueueId, SessionId, State, WallTime,
@@ -38,9 +37,17 @@ pub(crate) struct Applied {
 #[derive(Debug)]
 pub(crate) enum SessionEvent {
     /// Messages were leased to it, by an entry applied at this instant.
-    Granted { grant: Grant, lease_now: LeaseTime, at: Instant },
+    Granted {
+        grant: Grant,
+        lease_now: LeaseTime,
+        at: Instant,
+    },
     /// Leases of it ended.
-    LeasesLost { queue: QueueId, first_offset: Offset, count: u32 },
+    LeasesLost {
+        queue: QueueId,
+        first_offset: Offset,
+        count: u32,
+    },
     /// It ended.
     Ended(SessionEnd),
     /// Another connection serves it from now on.
@@ -62,7 +69,7 @@ struct Waiter {
 
 #[derive(Default)]
 struct Waiters {
-    by_correlation: HashMap<u64, Waiter>,
+    by_correlation: BTreeMap<u64, Waiter>,
     /// Term of the last applied entry.
     applied_term: u64,
 }
@@ -74,9 +81,8 @@ pub(crate) struct Hub {
     /// Sessions served here, by session and connection. The channel is bounded by what a session
     /// may hold; one that does not keep up is cut off rather than buffered.
     sessions: Mutex<BTreeMap<(SessionId, u64), mpsc::Sender<SessionEvent>>>,
-    polls: Mutex<HashMap<QueueId, Arc<Notify>>>,
+    polls: Mutex<BTreeMap<QueueId, Arc<Notify>>>,
     next_correlation: AtomicU64,
-    applied_index: AtomicU64,
     applied_term: AtomicU64,
     lease_now: AtomicU64,
     wall_now: AtomicU64,
@@ -100,7 +106,6 @@ impl Hub {
             sessions: Mutex::default(),
             polls: Mutex::default(),
             next_correlation: AtomicU64::new(1),
-            applied_index: AtomicU64::new(0),
             applied_term: AtomicU64::new(0),
             lease_now: AtomicU64::new(0),
             wall_now: AtomicU64::new(0),
@@ -118,8 +123,13 @@ impl Hub {
     pub(crate) fn wait(&self) -> (u64, oneshot::Receiver<Answer>) {
         let correlation = self.next_correlation.fetch_add(1, Ordering::Relaxed);
         let (answer, receiver) = oneshot::channel();
-        let waiter = Waiter { stage: Stage::Queued, answer };
-        lock(&self.waiters).by_correlation.insert(correlation, waiter);
+        let waiter = Waiter {
+            stage: Stage::Queued,
+            answer,
+        };
+        lock(&self.waiters)
+            .by_correlation
+            .insert(correlation, waiter);
         (correlation, receiver)
     }
 
@@ -127,7 +137,13 @@ impl Hub {
     /// proposed.
     pub(crate) fn give_up(&self, correlation: u64) -> bool {
         let waiter = lock(&self.waiters).by_correlation.remove(&correlation);
-        matches!(waiter, Some(Waiter { stage: Stage::Queued, .. }))
+        matches!(
+            waiter,
+            Some(Waiter {
+                stage: Stage::Queued,
+                ..
+            })
+        )
     }
 
     /// The command is about to be handed to the leader of `term`; `false`: do not, nobody waits.
@@ -188,11 +204,6 @@ impl Hub {
         }
     }
 
-    /// Index of the last applied entry.
-    pub(crate) fn applied_index(&self) -> u64 {
-        self.applied_index.load(Ordering::Acquire)
-    }
-
     /// Term of the last applied entry.
     pub(crate) fn applied_term(&self) -> u64 {
         self.applied_term.load(Ordering::Acquire)
@@ -221,13 +232,12 @@ impl Hub {
         self.moved.notified().await;
     }
 
-    fn note_progress(&self, state: &State, index: u64, term: u64) {
+    fn note_progress(&self, state: &State, term: u64) {
         let deadline = state.next_deadline().map_or(NO_DEADLINE, |due| due.0);
         self.lease_now.store(state.lease_now().0, Ordering::Release);
         self.wall_now.store(state.wall_now().0, Ordering::Release);
         let new_deadline = self.next_deadline.swap(deadline, Ordering::AcqRel) != deadline;
         let new_term = self.applied_term.swap(term, Ordering::AcqRel) != term;
-        self.applied_index.store(index, Ordering::Release);
         if new_deadline || new_term {
             self.moved.notify_one();
         }
@@ -240,11 +250,18 @@ impl Hub {
             if origin.node != self.owner.node || origin.boot != self.owner.boot {
                 continue;
             }
-            let Some(waiter) = waiters.by_correlation.remove(&origin.correlation) else { continue };
-            let position = Position { index: applied.index, place: place as u32 };
+            let Some(waiter) = waiters.by_correlation.remove(&origin.correlation) else {
+                continue;
+            };
+            let position = Position {
+                index: applied.index,
+                place: place as u32,
+            };
             let outcome = applied.outcomes[place].clone();
             // An error means that the call ended meanwhile: nobody to tell.
-            let _ = waiter.answer.send(Answer::Applied(Applied { position, outcome }));
+            let _ = waiter
+                .answer
+                .send(Answer::Applied(Applied { position, outcome }));
         }
         if applied.term > waiters.applied_term {
             waiters.applied_term = applied.term;
@@ -257,16 +274,42 @@ impl Hub {
         let at = Instant::now();
         for event in applied.events {
             let (session, owner, told) = match event {
-                Event::Delivered { session, owner, grant } => {
-                    (*session, owner, SessionEvent::Granted { grant: grant.clone(), lease_now, at })
-                }
-                Event::LeasesLost { session, owner, queue, first_offset, count } => {
+                Event::Delivered {
+                    session,
+                    owner,
+                    grant,
+                } => (
+                    *session,
+                    owner,
+                    SessionEvent::Granted {
+                        grant: grant.clone(),
+                        lease_now,
+                        at,
+                    },
+                ),
+                Event::LeasesLost {
+                    session,
+                    owner,
+                    queue,
+                    first_offset,
+                    count,
+                } => {
                     let (queue, first_offset, count) = (*queue, *first_offset, *count);
-                    (*session, owner, SessionEvent::LeasesLost { queue, first_offset, count })
+                    (
+                        *session,
+                        owner,
+                        SessionEvent::LeasesLost {
+                            queue,
+                            first_offset,
+                            count,
+                        },
+                    )
                 }
-                Event::SessionEnded { session, owner, why } => {
-                    (*session, owner, SessionEvent::Ended(*why))
-                }
+                Event::SessionEnded {
+                    session,
+                    owner,
+                    why,
+                } => (*session, owner, SessionEvent::Ended(*why)),
                 Event::SessionMoved { session, from } => (*session, from, SessionEvent::Moved),
                 Event::Ready { queue } | Event::QueueDeleted { queue, .. } => {
                     if let Some(bell) = lock(&self.polls).get(queue) {
@@ -280,7 +323,9 @@ impl Hub {
             }
             let sessions = sessions.get_or_insert_with(|| lock(&self.sessions));
             let key = (session, owner.connection);
-            let full = sessions.get(&key).is_some_and(|sender| sender.try_send(told).is_err());
+            let full = sessions
+                .get(&key)
+                .is_some_and(|sender| sender.try_send(told).is_err());
             if full {
                 // Dropping the sender ends the connection; its leases come back by the grace.
                 sessions.remove(&key);
@@ -294,7 +339,7 @@ impl AppliedSink for Hub {
         if !applied.replaying {
             self.tell_sessions(&applied, state.lease_now());
         }
-        self.note_progress(state, applied.index, applied.term);
+        self.note_progress(state, applied.term);
         self.answer(&applied);
     }
 }
@@ -309,11 +354,120 @@ impl Waiters {
     /// What was handed to a leader of an older term and did not come before this term's first
     /// entry never will: terms only grow along the log.
     fn lose_before(&mut self, term: u64) {
-        let lost = self.by_correlation.extract_if(
-            |_, waiter| matches!(waiter.stage, Stage::Handed { term: handed } if handed < term),
+        let over = |waiter: &Waiter| matches!(waiter.stage, Stage::Handed { term: handed } if handed < term);
+        let lost: Vec<u64> = self
+            .by_correlation
+            .iter()
+            .filter(|(_, waiter)| over(waiter))
+            .map(|(correlation, _)| *correlation)
+            .collect();
+        lost.into_iter()
+            .for_each(|correlation| self.lose(correlation));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use ticketrail_core::{BootId, Entry, NodeId, Stamps};
+    use ticketrail_proto::stored::Origin;
+
+    use super::*;
+
+    const OWNER: Owner = Owner {
+        node: NodeId(1),
+        boot: BootId(7),
+        connection: 0,
+    };
+
+    fn apply(hub: &Hub, index: u64, term: u64, origins: &[Option<Origin>]) {
+        let outcomes = vec![Outcome::Done; origins.len()];
+        hub.applied(
+            &State::new(),
+            AppliedEntry {
+                index,
+                term,
+                payload: &Bytes::new(),
+                entry: &Entry {
+                    stamps: Stamps::default(),
+                    commands: Vec::new(),
+                },
+                origins,
+                outcomes: &outcomes,
+                events: &[],
+                replaying: false,
+            },
         );
-        for (_, waiter) in lost {
-            let _ = waiter.answer.send(Answer::Lost);
+    }
+
+    fn origin(boot: u64, correlation: u64) -> Option<Origin> {
+        Some(Origin {
+            node: NodeId(1),
+            boot: BootId(boot),
+            correlation,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_command_is_answered_by_its_own_applied_entry() {
+        let hub = Hub::new(OWNER);
+        let (correlation, answer) = hub.wait();
+        assert!(hub.hand_over(correlation, 3));
+        apply(
+            &hub,
+            10,
+            3,
+            &[None, origin(6, correlation), origin(7, correlation)],
+        );
+        match answer.await.unwrap() {
+            Answer::Applied(applied) => {
+                assert_eq!(
+                    applied.position,
+                    Position {
+                        index: 10,
+                        place: 2
+                    }
+                );
+            }
+            Answer::Lost => panic!("it was applied"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_command_is_lost_only_when_a_later_term_comes_without_it() {
+        let hub = Hub::new(OWNER);
+        let (old, mut old_answer) = hub.wait();
+        let (new, mut new_answer) = hub.wait();
+        let (queued, mut queued_answer) = hub.wait();
+        assert!(hub.hand_over(old, 3));
+        assert!(hub.hand_over(new, 4));
+        apply(&hub, 10, 3, &[]);
+        assert!(
+            old_answer.try_recv().is_err(),
+            "the term may still bring it"
+        );
+        apply(&hub, 11, 4, &[]);
+        assert!(matches!(old_answer.try_recv(), Ok(Answer::Lost)));
+        assert!(
+            new_answer.try_recv().is_err(),
+            "its own term has just begun"
+        );
+        assert!(
+            queued_answer.try_recv().is_err(),
+            "it is not on its way yet"
+        );
+        assert!(!hub.hand_over(queued, 3), "that term is over");
+        assert!(matches!(queued_answer.try_recv(), Ok(Answer::Lost)));
+    }
+
+    #[tokio::test]
+    async fn giving_up_tells_whether_it_may_have_been_proposed() {
+        let hub = Hub::new(OWNER);
+        let (queued, _answer) = hub.wait();
+        assert!(hub.give_up(queued), "surely not proposed");
+        assert!(!hub.hand_over(queued, 1), "nobody waits any more");
+        let (handed, _answer) = hub.wait();
+        assert!(hub.hand_over(handed, 1));
+        assert!(!hub.give_up(handed), "may be proposed");
     }
 }

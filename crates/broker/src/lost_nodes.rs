@@ -35,13 +35,25 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn new(me: NodeId, voters: usize, wall: WallClockSource) -> Self {
-        Self { me, voters, wall, heard: Mutex::default() }
+        Self {
+            me,
+            voters,
+            wall,
+            heard: Mutex::default(),
+        }
     }
 
     /// A peer was heard of.
     pub(crate) fn heard(&self, node: NodeId, boot: BootId, wall_ms: u64) {
-        let peer = Peer { boot, heard_at: Instant::now(), wall_ms };
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(node, peer);
+        let peer = Peer {
+            boot,
+            heard_at: Instant::now(),
+            wall_ms,
+        };
+        self.heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node, peer);
     }
 
     /// This node's wall clock and those of the others as far as known, carried on to `now`; and
@@ -61,7 +73,9 @@ impl Peers {
     /// Time since a peer's process was heard of.
     pub(crate) fn silence(&self, node: NodeId) -> Option<(BootId, Duration)> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.get(&node).map(|peer| (peer.boot, peer.heard_at.elapsed()))
+        heard
+            .get(&node)
+            .map(|peer| (peer.boot, peer.heard_at.elapsed()))
     }
 }
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
 use ticketrail_core::Stamps;
 use ticketrail_proto::stored;
@@ -56,9 +56,11 @@ struct Reign {
 impl Proposer {
     /// Runs until all senders are gone.
     pub(crate) async fn run(mut self, mut proposals: mpsc::Receiver<Proposal>) {
-        let mut held = None;
+        let mut held: Option<Proposal> = None;
         loop {
             let lead = *self.leadership.borrow_and_update();
+            // What is of a term that is over is dropped: who waits for it learns that from the log.
+            held = held.filter(|proposal| proposal.term >= lead.term);
             if lead.is_leader && self.hub.applied_term() == lead.term {
                 // Entries of earlier terms are applied, so the clocks' committed values are known.
                 if !self.reign(lead.term, &mut proposals, &mut held).await {
@@ -70,11 +72,8 @@ impl Proposer {
                 biased;
                 changed = self.leadership.changed() => if changed.is_err() { return },
                 () = self.hub.moved() => {}
-                // Not leading: what comes in is of a term that is over, or of one whose first entry
-                // is not applied yet, which is held back.
                 next = proposals.recv(), if held.is_none() => match next {
-                    Some(next) if lead.is_leader && next.term == lead.term => held = Some(next),
-                    Some(_) => {}
+                    Some(next) => held = Some(next),
                     None => return,
                 },
             }
@@ -96,6 +95,9 @@ impl Proposer {
         };
         let mut in_flight = FuturesUnordered::new();
         loop {
+            if held.as_ref().is_some_and(|proposal| proposal.term > term) {
+                return true;
+            }
             if held.is_none() {
                 let tick_at = self.tick_at(&reign);
                 tokio::select! {
@@ -111,32 +113,38 @@ impl Proposer {
                         continue;
                     }
                     Some(result) = in_flight.next(), if !in_flight.is_empty() => {
-                        if over(result) {
-                            return true;
-                        }
+                        note(result);
                         continue;
                     }
                     next = proposals.recv(), if in_flight.len() < IN_FLIGHT_MAX => match next {
-                        Some(next) => *held = Some(next),
+                        Some(next) => {
+                            *held = Some(next);
+                            continue;
+                        }
                         None => return false,
                     },
                     () = self.hub.moved() => continue,
                     () = at(tick_at), if in_flight.len() < IN_FLIGHT_MAX => {}
                 }
+            } else if in_flight.len() >= IN_FLIGHT_MAX {
+                if let Some(result) = in_flight.next().await {
+                    note(result);
+                }
+                continue;
             }
             let payload = self.entry(&mut reign, proposals, held);
             in_flight.push(self.replica.propose(term, payload));
         }
     }
 
-    /// When replicated time must move if nothing else moves it.
+    /// When replicated time must move if nothing else moves it: when the earliest deadline is due,
+    /// and while one is pending at least every second.
     fn tick_at(&self, reign: &Reign) -> Option<Instant> {
         let due = self.hub.next_deadline()?;
-        let left = due.0.saturating_sub(reign.lease.read(Instant::now()).0);
-        let wait = Duration::from_millis(left).clamp(TICK_MIN, TICK_MAX);
-        // Measured from now where it lies ahead, but never later than a second after the last.
+        let now = Instant::now();
+        let left = Duration::from_millis(due.0.saturating_sub(reign.lease.read(now).0));
         let last = reign.lease.last_at();
-        Some((Instant::now() + Duration::from_millis(left)).max(last + TICK_MIN).min(last + TICK_MAX.max(wait)))
+        Some((now + left.min(TICK_MAX)).clamp(last + TICK_MIN, last + TICK_MAX))
     }
 
     fn entry(
@@ -154,8 +162,12 @@ impl Proposer {
         let mut commands: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         while let Some(next) = held.take().or_else(|| proposals.try_recv().ok()) {
-            if next.term != reign.term {
+            if next.term < reign.term {
                 continue;
+            }
+            if next.term > reign.term {
+                *held = Some(next);
+                break;
             }
             let next_bytes: usize = next.commands.iter().map(Bytes::len).sum();
             let full = commands.len() + next.commands.len() > ENTRY_COMMANDS_MAX
@@ -167,7 +179,9 @@ impl Proposer {
             bytes += next_bytes;
             commands.extend(next.commands);
         }
-        stored::encode_entry(stamps, &commands)
+        let mut payload = BytesMut::with_capacity(bytes + commands.len() * 8 + 32);
+        stored::encode_entry(stamps, &commands, &mut payload);
+        payload.freeze()
     }
 }
 
@@ -178,13 +192,9 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
-/// Whether a proposal's end means that the term is over.
-fn over(result: Result<ticketrail_raft::Committed, ProposeError>) -> bool {
-    match result {
-        Ok(_) => false,
-        Err(error) => {
-            tracing::debug!(%error, "a proposal did not come through");
-            true
-        }
+/// A proposal fails only with its term, which ends the reign by itself.
+fn note(result: Result<ticketrail_raft::Committed, ProposeError>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "a proposal did not come through");
     }
 }

@@ -77,19 +77,37 @@ pub(crate) fn command(
     });
     let mut runs: Vec<PublishRun> = Vec::new();
     let mut bodies = Vec::with_capacity(messages.len());
-    for NewMessage { routing_key, mandatory, message } in messages {
+    for NewMessage {
+        routing_key,
+        mandatory,
+        message,
+    } in messages
+    {
         let bytes = message.len() as u64;
         match runs.last_mut() {
             Some(run) if run.routing_key == routing_key && run.mandatory == mandatory => {
                 run.count += 1;
                 run.bytes += bytes;
             }
-            _ => runs.push(PublishRun { routing_key, count: 1, bytes, mandatory }),
+            _ => runs.push(PublishRun {
+                routing_key,
+                count: 1,
+                bytes,
+                mandatory,
+            }),
         }
         bodies.push(message);
     }
     let namespace = namespace_or_default(namespace).to_owned();
-    (Command::Publish(Publish { namespace, producer, atomic, runs }), bodies)
+    (
+        Command::Publish(Publish {
+            namespace,
+            producer,
+            atomic,
+            runs,
+        }),
+        bodies,
+    )
 }
 
 /// What a retry of the same message must repeat.
@@ -105,7 +123,11 @@ fn digest(message: &NewMessage) -> u64 {
 /// The answer to a publish.
 pub(crate) fn published(position: Position, outcome: Outcome) -> Result<Published, Problem> {
     match outcome {
-        Outcome::Published { accepted, refused } => Ok(Published { position, accepted, refused }),
+        Outcome::Published { accepted, refused } => Ok(Published {
+            position,
+            accepted,
+            refused,
+        }),
         other => Err(unexpected(&other)),
     }
 }
@@ -113,5 +135,8 @@ pub(crate) fn published(position: Position, outcome: Outcome) -> Result<Publishe
 /// An outcome of another command's kind: a broken invariant of ours.
 pub(crate) fn unexpected(outcome: &Outcome) -> Problem {
     tracing::error!(?outcome, "an outcome does not fit its command");
-    Problem::new(Reason::Internal, "the outcome does not fit the request; please report this")
+    Problem::new(
+        Reason::Internal,
+        "the outcome does not fit the request; please report this",
+    )
 }

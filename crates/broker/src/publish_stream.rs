@@ -101,10 +101,19 @@ impl PublishStream {
     ) -> Result<(), Problem> {
         let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
         let credit = Arc::clone(&self.credit);
-        let credit = credit.acquire_many_owned(count).await.map_err(|_| stopped())?;
+        let credit = credit
+            .acquire_many_owned(count)
+            .await
+            .map_err(|_| stopped())?;
         let producer = self.producer.map(|producer| (producer, first_sequence));
         let (command, bodies) = publish::command(&self.namespace, producer, false, messages);
-        let frame = Frame { first_sequence, count, command, bodies, _credit: credit };
+        let frame = Frame {
+            first_sequence,
+            count,
+            command,
+            bodies,
+            _credit: credit,
+        };
         let frames = self.frames.as_ref().ok_or_else(stopped)?;
         frames.send(frame).await.map_err(|_| stopped())
     }
@@ -152,7 +161,10 @@ impl Driver {
     async fn run(mut self, mut frames: mpsc::Receiver<Frame>) {
         let mut open = true;
         while open || !self.window.is_empty() {
-            let recovering = self.window.iter().any(|sent| matches!(sent.state, FrameState::Lost));
+            let recovering = self
+                .window
+                .iter()
+                .any(|sent| matches!(sent.state, FrameState::Lost));
             tokio::select! {
                 biased;
                 Some((id, result)) = self.attempts.next(), if !self.attempts.is_empty() => {
@@ -175,7 +187,10 @@ impl Driver {
     fn send(&mut self, frame: Frame) {
         let id = self.first_id + self.window.len() as u64;
         self.attempt(id, &frame);
-        self.window.push_back(Sent { frame, state: FrameState::Waiting });
+        self.window.push_back(Sent {
+            frame,
+            state: FrameState::Waiting,
+        });
     }
 
     fn attempt(&self, id: u64, frame: &Frame) {
@@ -198,7 +213,9 @@ impl Driver {
             Err(_) if self.idempotent => FrameState::Lost,
             Err(problem) => FrameState::Done(Err(problem)),
         };
-        let place = id.checked_sub(self.first_id).and_then(|place| usize::try_from(place).ok());
+        let place = id
+            .checked_sub(self.first_id)
+            .and_then(|place| usize::try_from(place).ok());
         if let Some(sent) = place.and_then(|place| self.window.get_mut(place)) {
             sent.state = state;
         }
@@ -229,14 +246,29 @@ impl Driver {
 
     /// Tells what is known, in order; `Err`: nobody listens.
     async fn confirm(&mut self) -> Result<(), ()> {
-        while let Some(Sent { state: FrameState::Done(_), .. }) = self.window.front() {
-            let Some(Sent { frame, state: FrameState::Done(result) }) = self.window.pop_front()
+        while let Some(Sent {
+            state: FrameState::Done(_),
+            ..
+        }) = self.window.front()
+        {
+            let Some(Sent {
+                frame,
+                state: FrameState::Done(result),
+            }) = self.window.pop_front()
             else {
                 return Err(());
             };
             self.first_id += 1;
-            let Frame { first_sequence, count, .. } = frame;
-            let confirm = Confirm { first_sequence, count, result };
+            let Frame {
+                first_sequence,
+                count,
+                ..
+            } = frame;
+            let confirm = Confirm {
+                first_sequence,
+                count,
+                result,
+            };
             self.confirms.send(confirm).await.map_err(|_| ())?;
         }
         Ok(())
@@ -244,6 +276,11 @@ impl Driver {
 }
 
 fn refused_for_gap(state: &FrameState) -> bool {
-    let FrameState::Done(Ok(published)) = state else { return false };
-    published.refused.iter().any(|item| matches!(item.rejection, Rejection::OutOfSequence { .. }))
+    let FrameState::Done(Ok(published)) = state else {
+        return false;
+    };
+    published
+        .refused
+        .iter()
+        .any(|item| matches!(item.rejection, Rejection::OutOfSequence { .. }))
 }

@@ -95,7 +95,9 @@ impl Inner {
             namespace: namespace_or_default(&request.namespace).to_owned(),
             queue: request.queue.clone(),
             max_messages: request.max_messages,
-            lease_ms: request.lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
+            lease_ms: request
+                .lease
+                .map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
             attempt,
         })
     }
@@ -104,7 +106,11 @@ impl Inner {
         let namespace = namespace_or_default(&request.namespace);
         self.replica.with_state(|state| {
             let view = state.queue(namespace, &request.queue)?;
-            Some(Look { id: view.id, ready: view.ready, paused: view.settings.paused })
+            Some(Look {
+                id: view.id,
+                ready: view.ready,
+                paused: view.settings.paused,
+            })
         })
     }
 
@@ -114,8 +120,13 @@ impl Inner {
         deadline: Instant,
     ) -> Result<(Position, Vec<Delivery>), Problem> {
         let (position, outcome) = self.submit(command, &[], deadline).await?;
-        let Outcome::Received { grants } = outcome else { return Err(unexpected(&outcome)) };
-        let seen = Seen { lease_now: self.hub.lease_now(), at: Instant::now() };
+        let Outcome::Received { grants } = outcome else {
+            return Err(unexpected(&outcome));
+        };
+        let seen = Seen {
+            lease_now: self.hub.lease_now(),
+            at: Instant::now(),
+        };
         Ok((position, deliver::all(&self.bodies, grants, seen)?))
     }
 
@@ -142,8 +153,9 @@ impl Inner {
     /// What is missing: the queue, or its namespace already.
     pub(crate) fn not_found(&self, namespace: &str, queue: &str) -> Problem {
         let namespace = namespace_or_default(namespace);
-        let known =
-            self.replica.with_state(|state| state.namespaces().any(|name| name == namespace));
+        let known = self
+            .replica
+            .with_state(|state| state.namespaces().any(|name| name == namespace));
         if known {
             Problem::queue_not_found(namespace, queue)
         } else {

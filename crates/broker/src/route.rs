@@ -90,7 +90,15 @@ impl Route {
             }
             if leader == self.hub.owner().node {
                 // Waits while the proposer is busy: that is what bounds the queue.
-                if self.proposer.send(Proposal { term, commands: batch }).await.is_err() {
+                if self
+                    .proposer
+                    .send(Proposal {
+                        term,
+                        commands: batch,
+                    })
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             } else {
@@ -98,7 +106,9 @@ impl Route {
                 let hub = Arc::clone(&self.hub);
                 links.push(async move {
                     if sent.await == Err(LinkError::NotTaken) {
-                        correlations.into_iter().for_each(|correlation| hub.refused(correlation));
+                        correlations
+                            .into_iter()
+                            .for_each(|correlation| hub.refused(correlation));
                     }
                     // Taken, or perhaps: the log will tell, by the command or by a later term.
                 });

@@ -41,7 +41,10 @@ impl Inner {
     ) -> Result<Settled, Problem> {
         let command = Command::Settle(Settle { ranges });
         match self.submit(&command, &[], deadline).await? {
-            (position, Outcome::Settled { exceptions }) => Ok(Settled { position, exceptions }),
+            (position, Outcome::Settled { exceptions }) => Ok(Settled {
+                position,
+                exceptions,
+            }),
             (_, other) => Err(unexpected(&other)),
         }
     }

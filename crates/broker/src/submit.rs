@@ -36,7 +36,10 @@ impl Inner {
     ) -> Result<(Position, Outcome), Problem> {
         loop {
             match self.attempt(command, messages, deadline).await? {
-                Attempt::Applied(Applied { outcome: Outcome::Rejected(rejection), .. }) => {
+                Attempt::Applied(Applied {
+                    outcome: Outcome::Rejected(rejection),
+                    ..
+                }) => {
                     return Err(Problem::from(&rejection));
                 }
                 Attempt::Applied(Applied { position, outcome }) => return Ok((position, outcome)),
@@ -66,19 +69,35 @@ impl Inner {
     ) -> Result<Attempt, Problem> {
         let (correlation, answer) = self.hub.wait();
         let owner = self.hub.owner();
-        let origin = Origin { node: owner.node, boot: owner.boot, correlation };
-        let command = stored::encode_command(Some(origin), command, messages);
+        let origin = Origin {
+            node: owner.node,
+            boot: owner.boot,
+            correlation,
+        };
+        let command = stored::encode_command(command, Some(origin), messages);
         let waiting = async {
             // Bounds what waits on this node, by bytes; held until the answer.
-            let room = u32::try_from(command.len()).unwrap_or(u32::MAX).min(self.waiting_bytes_max);
-            let room = self.waiting_bytes.acquire_many(room).await.map_err(|_| stopped())?;
-            let outgoing = Outgoing { correlation, command };
+            let room = u32::try_from(command.len())
+                .unwrap_or(u32::MAX)
+                .min(self.waiting_bytes_max);
+            let room = self
+                .waiting_bytes
+                .acquire_many(room)
+                .await
+                .map_err(|_| stopped())?;
+            let outgoing = Outgoing {
+                correlation,
+                command,
+            };
             self.route.send(outgoing).await.map_err(|_| stopped())?;
             let answer = answer.await.map_err(|_| stopped())?;
             drop(room);
             Ok(answer)
         };
-        let guard = GiveUp { inner: self, correlation };
+        let guard = GiveUp {
+            inner: self,
+            correlation,
+        };
         match tokio::time::timeout_at(deadline, waiting).await {
             Ok(Ok(Answer::Applied(applied))) => Ok(Attempt::Applied(applied)),
             Ok(Ok(Answer::Lost)) => Ok(Attempt::Lost),

@@ -36,7 +36,11 @@ pub struct Written<T> {
 
 /// The namespace that is meant.
 pub(crate) fn namespace_or_default(namespace: &str) -> &str {
-    if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace }
+    if namespace.is_empty() {
+        DEFAULT_NAMESPACE
+    } else {
+        namespace
+    }
 }
 
 impl Broker {
@@ -48,7 +52,10 @@ impl Broker {
     ) -> Result<Written<T>, Problem> {
         let (position, outcome) = self.inner.submit(&command, &[], deadline).await?;
         let value = take(&outcome).ok_or_else(|| unexpected(&outcome))?;
-        Ok(Written { position: Some(position), value })
+        Ok(Written {
+            position: Some(position),
+            value,
+        })
     }
 
     /// Makes a namespace, or finds it made.
@@ -93,17 +100,28 @@ impl Broker {
         let namespace = namespace_or_default(namespace);
         let same = |state: &ticketrail_core::State| {
             let view = state.queue(namespace, queue)?;
-            let info = QueueInfo { id: view.id, revision: view.revision, created: false };
+            let info = QueueInfo {
+                id: view.id,
+                revision: view.revision,
+                created: false,
+            };
             (*view.settings == settings).then_some(info)
         };
         if self.inner.replica.with_state(same).is_some() {
             self.inner.read_barrier(deadline).await?;
             if let Some(value) = self.inner.replica.with_state(same) {
-                return Ok(Written { position: None, value });
+                return Ok(Written {
+                    position: None,
+                    value,
+                });
             }
         }
         let (namespace, queue) = (namespace.to_owned(), queue.to_owned());
-        let command = Command::CreateQueue(CreateQueue { namespace, queue, settings });
+        let command = Command::CreateQueue(CreateQueue {
+            namespace,
+            queue,
+            settings,
+        });
         self.write(command, deadline, queue_info).await
     }
 
@@ -121,7 +139,12 @@ impl Broker {
     ) -> Result<Written<QueueInfo>, Problem> {
         let namespace = namespace_or_default(namespace).to_owned();
         let queue = queue.to_owned();
-        let command = Command::UpdateQueue(UpdateQueue { namespace, queue, changes, revision });
+        let command = Command::UpdateQueue(UpdateQueue {
+            namespace,
+            queue,
+            changes,
+            revision,
+        });
         self.write(command, deadline, queue_info).await
     }
 
@@ -138,7 +161,11 @@ impl Broker {
     ) -> Result<Written<u64>, Problem> {
         let namespace = namespace_or_default(namespace).to_owned();
         let queue = queue.to_owned();
-        let command = Command::DeleteQueue(DeleteQueue { namespace, queue, if_empty });
+        let command = Command::DeleteQueue(DeleteQueue {
+            namespace,
+            queue,
+            if_empty,
+        });
         self.write(command, deadline, |outcome| match outcome {
             Outcome::Deleted { messages } => Some(*messages),
             _ => None,
@@ -159,7 +186,11 @@ impl Broker {
     ) -> Result<Written<u64>, Problem> {
         let namespace = namespace_or_default(namespace).to_owned();
         let queue = queue.to_owned();
-        let command = Command::PurgeQueue(PurgeQueue { namespace, queue, include_delayed });
+        let command = Command::PurgeQueue(PurgeQueue {
+            namespace,
+            queue,
+            include_delayed,
+        });
         self.write(command, deadline, |outcome| match outcome {
             Outcome::Purged { messages } => Some(*messages),
             _ => None,
@@ -179,11 +210,17 @@ impl Broker {
     ) -> Result<Written<(Producer, u64)>, Problem> {
         let namespace = namespace_or_default(namespace).to_owned();
         let fresh_id = ProducerId((self.inner.config.entropy)());
-        let command = Command::OpenProducer(OpenProducer { namespace, name, fresh_id });
+        let command = Command::OpenProducer(OpenProducer {
+            namespace,
+            name,
+            fresh_id,
+        });
         self.write(command, deadline, |outcome| match *outcome {
-            Outcome::Producer { id, epoch, last_sequence } => {
-                Some((Producer { id, epoch }, last_sequence))
-            }
+            Outcome::Producer {
+                id,
+                epoch,
+                last_sequence,
+            } => Some((Producer { id, epoch }, last_sequence)),
             _ => None,
         })
         .await
@@ -196,7 +233,15 @@ fn done(outcome: &Outcome) -> Option<()> {
 
 fn queue_info(outcome: &Outcome) -> Option<QueueInfo> {
     match *outcome {
-        Outcome::Queue { id, revision, created } => Some(QueueInfo { id, revision, created }),
+        Outcome::Queue {
+            id,
+            revision,
+            created,
+        } => Some(QueueInfo {
+            id,
+            revision,
+            created,
+        }),
         _ => None,
     }
 }

@@ -74,7 +74,9 @@ impl Broker {
     ) -> Result<T, Problem> {
         let named = namespace_or_default(namespace);
         let found = self
-            .read(deadline, |state| state.queue(named, queue).map(|view| read(state, view)))
+            .read(deadline, |state| {
+                state.queue(named, queue).map(|view| read(state, view))
+            })
             .await?;
         found.ok_or_else(|| self.inner.not_found(namespace, queue))
     }
@@ -101,7 +103,13 @@ impl Broker {
             let message = self.inner.bodies.message(peeked.body)?;
             Ok(PeekedMessage { peeked, message })
         };
-        Ok((id, peeked.into_iter().map(with_bytes).collect::<Result<_, Problem>>()?))
+        Ok((
+            id,
+            peeked
+                .into_iter()
+                .map(with_bytes)
+                .collect::<Result<_, Problem>>()?,
+        ))
     }
 
     /// The cluster as this node sees it; never waits.
@@ -113,7 +121,10 @@ impl Broker {
             let (_, silence) = self.inner.peers.silence(node)?;
             (node != me).then_some(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX))
         };
-        let node = |&node: &NodeId| NodeView { node, silent_ms: silent(node) };
+        let node = |&node: &NodeId| NodeView {
+            node,
+            silent_ms: silent(node),
+        };
         let nodes = status.members.keys().map(node).collect();
         self.inner.replica.with_state(|state| ClusterView {
             cluster_id: self.inner.config.cluster_id,
