@@ -1,0 +1,436 @@
+//! The task behind a consumer: keeps a stream open to some node, and its session alive across streams.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ticketrail_proto::v1;
+use ticketrail_proto::v1::consume_request::Frame as Out;
+use ticketrail_proto::v1::consume_response::Frame as In;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::ledger::Wish;
+use super::{ConsumerBuilder, Shared};
+use crate::client::Client;
+use crate::convert;
+use crate::error::{CONNECTION_BROKEN, Error, Result};
+use crate::pool::Pick;
+use crate::retry::Backoff;
+
+/// Frames between the driver and the connection.
+const FRAMES_MAX: usize = 4;
+/// How long opening a stream may take before another node is asked.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a settlement may wait for its answer before another node is asked.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long settling by receipt may hold up taking the session over, whose grace is limited.
+const SETTLE_FIRST_MAX: Duration = Duration::from_secs(2);
+/// How long the server may take to drain and end a stream.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct Driver {
+    options: ConsumerBuilder,
+    shared: Arc<Shared>,
+    /// Told once, when the first stream is open or cannot be opened.
+    opened: Option<oneshot::Sender<Result<()>>>,
+    session_id: Bytes,
+    lease: Duration,
+    /// Settlements by receipt that are on their way.
+    by_receipt: JoinSet<()>,
+}
+
+/// One open stream.
+struct Session {
+    outbound: mpsc::Sender<v1::ConsumeRequest>,
+    inbound: Streaming<v1::ConsumeResponse>,
+    pick: Pick,
+    /// Since when a settlement waits for an answer.
+    waiting_since: Option<Instant>,
+    next_extension: Instant,
+}
+
+/// How a stream ended.
+enum End {
+    /// The handle is closed, and everything is settled.
+    Closed,
+    /// Connect again.
+    Broken(Error),
+    /// The consumer is over.
+    Fatal(Error),
+}
+
+impl Driver {
+    pub(super) fn new(
+        options: ConsumerBuilder,
+        shared: Arc<Shared>,
+        opened: oneshot::Sender<Result<()>>,
+    ) -> Self {
+        Self {
+            options,
+            shared,
+            opened: Some(opened),
+            session_id: Bytes::new(),
+            lease: Duration::ZERO,
+            by_receipt: JoinSet::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        let mut down_since = Instant::now();
+        loop {
+            let error = match self.stream(&mut backoff, &mut down_since).await {
+                End::Closed => return self.finish(None).await,
+                End::Fatal(error) => return self.finish(Some(error)).await,
+                End::Broken(error) => error,
+            };
+            self.shared.lock().ledger.stream_broke();
+            let limit = match self.opened {
+                Some(_) => self.options.client.timeout,
+                None => self.options.give_up_after,
+            };
+            if down_since.elapsed() >= limit {
+                let error = match error.is_connection() {
+                    true => self.options.client.none_answered(error),
+                    false => error,
+                };
+                return self.finish(Some(error)).await;
+            }
+            if self.shared.lock().closing {
+                // Nothing more is wanted; only what was asked for is still settled, by receipt.
+                self.settle_by_receipt(DRAIN_TIMEOUT).await;
+                return self.finish(None).await;
+            }
+            tracing::debug!(
+                reason = error.reason(),
+                "consume stream broke; connecting again"
+            );
+            tokio::time::sleep(backoff.next().max(error.retry_after().unwrap_or_default())).await;
+        }
+    }
+
+    async fn finish(mut self, error: Option<Error>) {
+        while self.by_receipt.join_next().await.is_some() {}
+        if let (Some(opened), Some(error)) = (self.opened.take(), &error) {
+            // The builder tells this error itself.
+            let _ = opened.send(Err(error.clone()));
+        }
+        self.shared.end(error);
+    }
+
+    async fn stream(&mut self, backoff: &mut Backoff, down_since: &mut Instant) -> End {
+        if !self.session_id.is_empty() {
+            self.settle_by_receipt(SETTLE_FIRST_MAX).await;
+        }
+        let pick = self.options.client.shared.pool.pick(Instant::now());
+        let opening = tokio::time::timeout(OPEN_TIMEOUT, self.open(pick.clone())).await;
+        let opening =
+            opening.unwrap_or_else(|_| Err(Error::timed_out(&pick.endpoint, OPEN_TIMEOUT)));
+        let (mut session, opened) = match opening {
+            Ok(opened) => opened,
+            Err(error) => return self.open_failed(&pick, error),
+        };
+        self.options.client.shared.pool.succeeded(pick.index);
+        self.begin(&mut session, opened);
+        let end = self.drive(&mut session, backoff).await;
+        *down_since = Instant::now();
+        if matches!(end, End::Broken(_)) {
+            self.options
+                .client
+                .shared
+                .pool
+                .failed(pick.index, Instant::now());
+        }
+        end
+    }
+
+    fn open_failed(&mut self, pick: &Pick, error: Error) -> End {
+        if error.reason() == "SESSION_NOT_FOUND" {
+            self.session_id = Bytes::new();
+            return End::Broken(error);
+        }
+        if error.is_retryable() || error.is_connection() {
+            self.options
+                .client
+                .shared
+                .pool
+                .failed(pick.index, Instant::now());
+            return End::Broken(error);
+        }
+        End::Fatal(error)
+    }
+
+    async fn open(&self, pick: Pick) -> Result<(Session, v1::ConsumeOpened)> {
+        let (outbound, frames) = mpsc::channel(FRAMES_MAX);
+        let open = v1::ConsumeOpen {
+            namespace: self.options.client.namespace.clone(),
+            queue: self.options.queue.clone(),
+            prefetch: Some(self.shared.lock().prefetch.unwrap_or(self.options.prefetch)),
+            lease_duration: self.options.lease.map(convert::to_proto),
+            session_id: self.session_id.clone(),
+            consumer_name: self.options.name.clone(),
+            ..Default::default()
+        };
+        let first = v1::ConsumeRequest {
+            frame: Some(Out::Open(open)),
+        };
+        outbound
+            .try_send(first)
+            .expect("the channel is new and has room");
+        let mut inbound = Client::consumer_service(pick.channel.clone())
+            .consume(ReceiverStream::new(frames))
+            .await
+            .map_err(|status| Error::from_status(&status, &pick.endpoint))?
+            .into_inner();
+        loop {
+            let response = inbound.message().await;
+            match response.map_err(|status| Error::from_status(&status, &pick.endpoint))? {
+                Some(v1::ConsumeResponse {
+                    frame: Some(In::Opened(opened)),
+                }) => {
+                    let next_extension = Instant::now();
+                    let waiting_since = None;
+                    let session = Session {
+                        outbound,
+                        inbound,
+                        pick,
+                        waiting_since,
+                        next_extension,
+                    };
+                    return Ok((session, opened));
+                }
+                Some(_) => {}
+                None => return Err(ended(&pick)),
+            }
+        }
+    }
+
+    fn begin(&mut self, session: &mut Session, opened: v1::ConsumeOpened) {
+        self.session_id = opened.session_id;
+        self.lease = convert::from_proto(opened.lease_duration).unwrap_or_default();
+        session.next_extension = Instant::now() + self.lease / 3;
+        self.shared.lock().ledger.stream_opened(opened.resumed);
+        if let Some(told) = self.opened.take() {
+            // Whoever started the consumer may have gone; then it is closing already.
+            let _ = told.send(Ok(()));
+        }
+    }
+
+    async fn drive(&mut self, session: &mut Session, backoff: &mut Backoff) -> End {
+        let mut told_prefetch = self.shared.lock().prefetch;
+        loop {
+            if self.shared.lock().closing {
+                return self.drain(session).await;
+            }
+            if let Err(error) = self.send_wishes(session).await {
+                return End::Broken(error);
+            }
+            let prefetch = self.shared.lock().prefetch;
+            if prefetch != told_prefetch {
+                told_prefetch = prefetch;
+                let credit = v1::ConsumeCredit {
+                    prefetch: prefetch.unwrap_or(1),
+                    ..Default::default()
+                };
+                if let Err(error) = session.send(Out::Credit(credit)).await {
+                    return End::Broken(error);
+                }
+            }
+            let wake = session.wake();
+            tokio::select! {
+                biased;
+                response = session.inbound.message() => {
+                    if let Some(end) = self.handle(session, response) {
+                        return end;
+                    }
+                    backoff.reset();
+                }
+                () = self.shared.wished.notified() => {}
+                () = tokio::time::sleep(wake) => {
+                    if session.is_silent() {
+                        return End::Broken(Error::timed_out(&session.pick.endpoint, SILENCE_MAX));
+                    }
+                    self.extend(session);
+                }
+                Some(_) = self.by_receipt.join_next() => {}
+            }
+        }
+    }
+
+    fn extend(&mut self, session: &mut Session) {
+        if session.next_extension > Instant::now() {
+            return;
+        }
+        session.next_extension = Instant::now() + self.lease / 3;
+        if self.options.auto_extend {
+            self.shared.lock().ledger.extend_all(self.lease);
+        }
+    }
+
+    /// Sends all settlements that are wished for.
+    async fn send_wishes(&mut self, session: &mut Session) -> Result<()> {
+        loop {
+            let ranges = self.shared.lock().ledger.next_frame();
+            if ranges.is_empty() {
+                break;
+            }
+            session.waiting_since.get_or_insert_with(Instant::now);
+            session
+                .send(Out::Settlement(v1::ConsumeSettlement { ranges }))
+                .await?;
+        }
+        let strays = self.shared.lock().ledger.take_by_receipt();
+        if !strays.is_empty() {
+            let client = self.options.client.clone();
+            let settle = settle(
+                client,
+                self.options.queue.clone(),
+                self.shared.clone(),
+                strays,
+            );
+            self.by_receipt.spawn(settle);
+        }
+        Ok(())
+    }
+
+    /// Settles by receipt what no stream has confirmed, before the leases are sent again.
+    async fn settle_by_receipt(&mut self, at_most: Duration) {
+        let wishes = self.shared.lock().ledger.take_by_receipt();
+        if wishes.is_empty() {
+            return;
+        }
+        let client = self.options.client.clone();
+        let settle = settle(
+            client,
+            self.options.queue.clone(),
+            self.shared.clone(),
+            wishes,
+        );
+        self.by_receipt.spawn(settle);
+        let all = async { while self.by_receipt.join_next().await.is_some() {} };
+        // What is not done by then goes on in the background.
+        let _ = tokio::time::timeout(at_most, all).await;
+    }
+
+    fn handle(
+        &mut self,
+        session: &mut Session,
+        response: std::result::Result<Option<v1::ConsumeResponse>, Status>,
+    ) -> Option<End> {
+        let response = match response {
+            Ok(Some(response)) => response,
+            Ok(None) => return Some(End::Broken(ended(&session.pick))),
+            Err(status) => {
+                let error = Error::from_status(&status, &session.pick.endpoint);
+                return Some(stream_error(error));
+            }
+        };
+        match response.frame {
+            Some(In::Deliveries(batch)) => {
+                self.shared
+                    .lock()
+                    .ledger
+                    .deliver(batch.deliveries, Instant::now());
+                self.shared.delivered.wake();
+            }
+            Some(In::Settled(settled)) => {
+                let mut state = self.shared.lock();
+                state.ledger.settled(settled);
+                session.waiting_since = state.ledger.is_waiting().then(Instant::now);
+            }
+            Some(In::LeaseLost(lost)) => self.shared.lock().ledger.lost(&lost.delivery_ids),
+            Some(In::Cancelled(cancelled)) => {
+                let error = cancelled.refusal.as_ref().map(Error::from);
+                return Some(error.map_or_else(|| End::Broken(ended(&session.pick)), stream_error));
+            }
+            Some(In::Opened(_) | In::Drained(_)) | None => {}
+        }
+        None
+    }
+
+    /// Settles what was asked for, gives the rest back, and ends the stream.
+    async fn drain(&mut self, session: &mut Session) -> End {
+        self.shared.lock().ledger.release_buffer();
+        let draining = async {
+            self.send_wishes(session).await?;
+            session
+                .send(Out::Drain(v1::ConsumeDrain {
+                    release_unsettled: true,
+                }))
+                .await?;
+            let mut drained = false;
+            while !drained || self.shared.lock().ledger.is_waiting() {
+                let response = session.inbound.message().await;
+                drained |= matches!(&response, Ok(Some(response)) if matches!(response.frame, Some(In::Drained(_))));
+                match self.handle(session, response) {
+                    None => self.shared.lock().ledger.release_buffer(),
+                    Some(End::Closed) => break,
+                    Some(End::Broken(error) | End::Fatal(error)) => return Err(error),
+                }
+            }
+            let (closed, _) = mpsc::channel(1);
+            session.outbound = closed;
+            while let Ok(Some(_)) = session.inbound.message().await {}
+            Ok(())
+        };
+        match tokio::time::timeout(DRAIN_TIMEOUT, draining).await {
+            Ok(Ok(())) => End::Closed,
+            Ok(Err(error)) => End::Broken(error),
+            Err(_) => End::Broken(Error::timed_out(&session.pick.endpoint, DRAIN_TIMEOUT)),
+        }
+    }
+}
+
+impl Session {
+    async fn send(&self, frame: Out) -> Result<()> {
+        let sent = self
+            .outbound
+            .send(v1::ConsumeRequest { frame: Some(frame) })
+            .await;
+        sent.map_err(|_| ended(&self.pick))
+    }
+
+    fn is_silent(&self) -> bool {
+        self.waiting_since
+            .is_some_and(|since| since.elapsed() >= SILENCE_MAX)
+    }
+
+    fn wake(&self) -> Duration {
+        let extension = self
+            .next_extension
+            .saturating_duration_since(Instant::now());
+        extension.clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+}
+
+async fn settle(client: Client, queue: String, shared: Arc<Shared>, wishes: Vec<Wish>) {
+    let items: Vec<_> = wishes
+        .iter()
+        .map(|wish| (wish.receipt.clone(), wish.settlement))
+        .collect();
+    let result = client.settle(queue, items).await;
+    let mut state = shared.lock();
+    for (place, wish) in wishes.into_iter().enumerate() {
+        let outcome = match &result {
+            Ok(outcomes) => Ok(outcomes.get(place).copied().unwrap_or_default()),
+            Err(error) => Err(error.clone()),
+        };
+        state.ledger.answer(wish, outcome);
+    }
+}
+
+fn stream_error(error: Error) -> End {
+    if error.is_retryable() || error.is_connection() {
+        End::Broken(error)
+    } else {
+        End::Fatal(error)
+    }
+}
+
+fn ended(pick: &Pick) -> Error {
+    let message = format!("{} ended the stream", pick.endpoint);
+    Error::new(tonic::Code::Unavailable, CONNECTION_BROKEN, message)
+}

@@ -1,0 +1,121 @@
+//! When to try again: backoff with jitter, and a budget that keeps retries from becoming the load.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+/// The first wait of a [`Backoff`], on average.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// The longest wait of a [`Backoff`].
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// How many retries a client may make in a burst.
+const BUDGET_MAX: f64 = 100.0;
+/// How many retries each success earns.
+const BUDGET_PER_SUCCESS: f64 = 0.1;
+/// How many retries each second earns, so that a quiet client is never without.
+const BUDGET_PER_SECOND: f64 = 10.0;
+
+/// Waits that double from 50 ms to 2 s, each drawn from its upper half, so that many clients that lost
+/// the same node do not come back in step.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    pub(crate) fn next(&mut self) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let whole = Self::bound(self.failures);
+        whole.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    fn bound(failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(16);
+        (BACKOFF_FIRST * (1 << doublings)).min(BACKOFF_MAX)
+    }
+}
+
+/// A bucket of retries: every retry takes one, successes and time give some back.
+#[derive(Debug)]
+pub(crate) struct RetryBudget {
+    bucket: Mutex<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl RetryBudget {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            bucket: Mutex::new(Bucket {
+                tokens: BUDGET_MAX,
+                filled: now,
+            }),
+        }
+    }
+
+    /// Takes one retry; `false` means that there have been too many, and the failure should be shown.
+    pub(crate) fn take(&self, now: Instant) -> bool {
+        let mut bucket = self.lock();
+        let seconds = now.saturating_duration_since(bucket.filled).as_secs_f64();
+        bucket.filled = now;
+        bucket.tokens = (bucket.tokens + seconds * BUDGET_PER_SECOND).min(BUDGET_MAX);
+        let enough = bucket.tokens >= 1.0;
+        if enough {
+            bucket.tokens -= 1.0;
+        }
+        enough
+    }
+
+    pub(crate) fn succeeded(&self) {
+        let mut bucket = self.lock();
+        bucket.tokens = (bucket.tokens + BUDGET_PER_SUCCESS).min(BUDGET_MAX);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Bucket> {
+        self.bucket
+            .lock()
+            .expect("nothing panics while it holds this lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_bound_and_keep_to_the_upper_half() {
+        let mut backoff = Backoff::default();
+        for n in 1..20 {
+            let wait = backoff.next();
+            let bound = Backoff::bound(n);
+            assert!(
+                wait <= bound && wait >= bound / 2,
+                "wait {n}: {wait:?} of {bound:?}"
+            );
+        }
+        assert_eq!(Backoff::bound(1), Duration::from_millis(50));
+        assert_eq!(Backoff::bound(3), Duration::from_millis(200));
+        assert_eq!(Backoff::bound(1000), BACKOFF_MAX);
+        backoff.reset();
+        assert!(backoff.next() <= BACKOFF_FIRST);
+    }
+
+    #[test]
+    fn a_budget_ends_and_is_earned_again() {
+        let start = Instant::now();
+        let budget = RetryBudget::new(start);
+        assert_eq!((0..1000).filter(|_| budget.take(start)).count(), 100);
+        (0..11).for_each(|_| budget.succeeded());
+        assert!(budget.take(start) && !budget.take(start + Duration::from_millis(1)));
+        assert!(budget.take(start + Duration::from_millis(200)));
+    }
+}
