@@ -1,0 +1,334 @@
+//! A cluster of real processes on this machine: real files, real sockets, real kills.
+//!
+//! [`Cluster::start`] gives three nodes that answer. A test then kills, stops and restarts them by
+//! their number (1, 2, 3), talks to each through raw generated [`Clients`] or through the small
+//! [`Producer`] and [`Consumer`], and checks in the end with [`checks`] and the [`CommittedLog`]. When
+//! a test fails, the end of each node's log is printed. Everything goes with the [`Cluster`].
+//!
+//! Environment: `TICKETRAIL_BIN` tests another program, `TICKETRAIL_KEEP_DATA=1` keeps the folders.
+//!
+//! Start reading at [`Cluster`]; then [`program`] (what is started) and [`committed`] (what counts).
+
+mod clients;
+mod process;
+mod proxy;
+mod spec;
+mod start;
+mod wait;
+
+pub mod checks;
+pub mod committed;
+pub mod consumer;
+pub mod ports;
+pub mod producer;
+pub mod program;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::Mutex;
+use std::time::Duration;
+
+pub use clients::{Clients, Refused, invites_retry, within};
+pub use committed::CommittedLog;
+pub use consumer::Consumer;
+pub use producer::Producer;
+pub use program::Program;
+pub use proxy::{Behaviour, Link};
+pub use spec::QueueSpec;
+pub use start::Builder;
+pub use wait::{duration, from_proto, millis, secs, until};
+
+use process::Process;
+use tempfile::TempDir;
+use ticketrail_proto::v1::{GetClusterRequest, GetClusterResponse, ListNamespacesRequest};
+
+/// How long a cluster may take until it serves: far above what it takes, for busy machines.
+pub const READY_WITHIN: Duration = secs(30);
+
+/// Bytes of each node's log that a failing test prints.
+const LOG_BYTES_SHOWN: usize = 6_000;
+
+/// A node's number, from 1.
+pub type NodeId = u64;
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    cluster_id: u128,
+    program: Program,
+    nodes: BTreeMap<NodeId, Node>,
+    folder: Option<TempDir>,
+    _turn: Option<start::Turn>,
+}
+
+#[derive(Debug)]
+struct Node {
+    address: String,
+    peer_address: String,
+    folder: PathBuf,
+    environment: Mutex<BTreeMap<String, String>>,
+    process: Mutex<Option<Process>>,
+}
+
+impl Cluster {
+    /// Three nodes that serve.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// To start another kind of cluster.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Identity of the cluster.
+    #[must_use]
+    pub fn cluster_id(&self) -> u128 {
+        self.cluster_id
+    }
+
+    /// The numbers of all nodes.
+    #[must_use]
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// Where a node serves clients.
+    #[must_use]
+    pub fn address(&self, id: NodeId) -> &str {
+        &self.node(id).address
+    }
+
+    /// Where a node serves its peers.
+    #[must_use]
+    pub fn peer_address(&self, id: NodeId) -> &str {
+        &self.node(id).peer_address
+    }
+
+    /// The folder of a node's data.
+    #[must_use]
+    pub fn data_dir(&self, id: NodeId) -> PathBuf {
+        self.node(id).folder.join("data")
+    }
+
+    /// New clients of a node, on a connection of their own.
+    #[must_use]
+    pub fn on(&self, id: NodeId) -> Clients {
+        Clients::of(self.address(id))
+    }
+
+    /// Describes a queue to create.
+    pub fn queue(&self, name: &str) -> QueueSpec<'_> {
+        QueueSpec::new(self, name)
+    }
+
+    fn node(&self, id: NodeId) -> &Node {
+        self.nodes.get(&id).expect("a test names nodes that exist")
+    }
+
+    // --- processes ---------------------------------------------------------------------------
+
+    /// Starts a node's process; does not wait until it serves.
+    pub fn spawn(&self, id: NodeId) {
+        let node = self.node(id);
+        let mut command = Command::new(self.program.path());
+        command
+            .args(self.program.arguments())
+            .arg("--config")
+            .arg(node.folder.join("node.toml"));
+        command.envs(node.environment.lock().expect("not poisoned").iter());
+        let process = Process::start(command, &node.log()).expect("the program starts");
+        *node.process.lock().expect("not poisoned") = Some(process);
+    }
+
+    /// Starts a node again and waits until it serves.
+    pub async fn restart(&self, id: NodeId) {
+        self.spawn(id);
+        self.serves(id).await;
+    }
+
+    /// kill -9.
+    pub fn kill(&self, id: NodeId) {
+        let process = self.node(id).process.lock().expect("not poisoned").take();
+        process
+            .expect("a running node is killed")
+            .kill()
+            .expect("a child can be killed");
+    }
+
+    /// kill -9 of all nodes that run.
+    pub fn kill_all(&self) {
+        let running = self.running();
+        running.into_iter().for_each(|id| self.kill(id));
+    }
+
+    /// Kills the leader and says who it was.
+    pub async fn kill_leader(&self) -> NodeId {
+        let leader = self.leader().await;
+        self.kill(leader);
+        leader
+    }
+
+    /// SIGSTOP: the process keeps its sockets and does nothing.
+    pub fn pause(&self, id: NodeId) {
+        self.signal(id, "STOP");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, id: NodeId) {
+        self.signal(id, "CONT");
+    }
+
+    fn signal(&self, id: NodeId, name: &str) {
+        let process = self.node(id).process.lock().expect("not poisoned");
+        process
+            .as_ref()
+            .expect("a running node")
+            .signal(name)
+            .expect("a child can be signalled");
+    }
+
+    /// SIGTERM to all nodes at once, and waits until they ended.
+    pub async fn stop(&self) {
+        let running = self.running();
+        running.iter().for_each(|id| self.signal(*id, "TERM"));
+        for id in running {
+            self.ended(id, secs(20)).await;
+            self.node(id).process.lock().expect("not poisoned").take();
+        }
+    }
+
+    /// Waits for the end of a node's process.
+    pub async fn ended(&self, id: NodeId, within: Duration) -> ExitStatus {
+        until(&format!("the end of node {id}"), within, async || {
+            let mut process = self.node(id).process.lock().expect("not poisoned");
+            let process = process.as_mut().expect("a node that was started");
+            process
+                .ended()
+                .expect("a child can be asked")
+                .ok_or("it runs")
+        })
+        .await
+    }
+
+    /// The nodes whose process was started and not killed.
+    #[must_use]
+    pub fn running(&self) -> Vec<NodeId> {
+        let runs = |node: &Node| node.process.lock().expect("not poisoned").is_some();
+        self.nodes
+            .iter()
+            .filter(|(_, node)| runs(node))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Sets a variable of a node's environment, from its next start on.
+    pub fn set_environment(&self, id: NodeId, name: &str, value: impl ToString) {
+        let mut environment = self.node(id).environment.lock().expect("not poisoned");
+        environment.insert(name.to_owned(), value.to_string());
+    }
+
+    /// Resident memory of a node's process in bytes.
+    #[must_use]
+    pub fn resident_bytes(&self, id: NodeId) -> u64 {
+        let process = self.node(id).process.lock().expect("not poisoned");
+        process
+            .as_ref()
+            .expect("a running node")
+            .resident_bytes()
+            .expect("/proc can be read")
+    }
+
+    /// What a node wrote to its output so far.
+    #[must_use]
+    pub fn log_text(&self, id: NodeId) -> String {
+        let bytes = fs::read(self.node(id).log()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    // --- what the nodes say ------------------------------------------------------------------
+
+    /// The cluster as a node sees it now.
+    pub async fn view(&self, id: NodeId) -> Result<GetClusterResponse, Refused> {
+        let mut clients = self.on(id);
+        let answer = clients
+            .cluster
+            .get_cluster(within(secs(2), GetClusterRequest {}))
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| Refused::from(&status))
+    }
+
+    /// The node that says of itself that it leads, as soon as one does.
+    pub async fn leader(&self) -> NodeId {
+        until("a leader", READY_WITHIN, async || {
+            let mut seen = Vec::new();
+            for id in self.running() {
+                match self.view(id).await {
+                    Ok(view) if view.leader_node_id == id => return Ok(id),
+                    other => seen.push((id, other.map(|view| (view.leader_node_id, view.term)))),
+                }
+            }
+            Err(seen)
+        })
+        .await
+    }
+
+    /// A node that runs and does not lead.
+    pub async fn follower(&self) -> NodeId {
+        let leader = self.leader().await;
+        let mut others = self.running().into_iter().filter(|id| *id != leader);
+        others.next().expect("a cluster with followers")
+    }
+
+    /// Waits until a node answers a linearizable read.
+    pub async fn serves(&self, id: NodeId) {
+        let mut clients = self.on(id);
+        until(&format!("node {id} to serve"), READY_WITHIN, async || {
+            let request = within(secs(2), ListNamespacesRequest::default());
+            let answer = clients.topology.list_namespaces(request).await;
+            answer
+                .map(drop)
+                .map_err(|status| Refused::from(&status).to_string())
+        })
+        .await;
+    }
+}
+
+impl Node {
+    fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        for (id, node) in &self.nodes {
+            if let Ok(mut process) = node.process.lock() {
+                process.take();
+            }
+            if failed {
+                print_end(*id, &node.log());
+            }
+        }
+        if std::env::var_os("TICKETRAIL_KEEP_DATA").is_some() {
+            if let Some(folder) = self.folder.take() {
+                eprintln!("data kept in {}", folder.keep().display());
+            }
+        }
+    }
+}
+
+fn print_end(id: NodeId, log: &Path) {
+    let bytes = fs::read(log).unwrap_or_default();
+    let end = &bytes[bytes.len().saturating_sub(LOG_BYTES_SHOWN)..];
+    eprintln!(
+        "--- end of the log of node {id} ---\n{}",
+        String::from_utf8_lossy(end)
+    );
+}

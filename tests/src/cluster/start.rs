@@ -1,0 +1,162 @@
+//! How a cluster comes to be.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tempfile::TempDir;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::program::{self, Program};
+use super::{Cluster, Node, NodeId, ports};
+
+/// Clusters of one test program that run at the same time: this many fit two cores.
+const CLUSTERS_MAX: u32 = 2;
+
+/// A place among the clusters that run now.
+pub(super) type Turn = OwnedSemaphorePermit;
+
+/// Describes a cluster to start.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    nodes: NodeId,
+    program: Program,
+    alone: bool,
+    more: String,
+    environment: BTreeMap<(NodeId, String), String>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let environment = BTreeMap::new();
+        Self {
+            nodes: 3,
+            program: Program::default(),
+            alone: false,
+            more: String::new(),
+            environment,
+        }
+    }
+}
+
+impl Builder {
+    /// How many nodes; 3 where it is not said.
+    #[must_use]
+    pub fn nodes(mut self, nodes: NodeId) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// What the nodes run.
+    #[must_use]
+    pub fn program(mut self, program: Program) -> Self {
+        self.program = program;
+        self
+    }
+
+    /// No other cluster of this test program at the same time: for what is measured in time.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// More top-level lines for the configuration file of each node.
+    #[must_use]
+    pub fn config(mut self, lines: &str) -> Self {
+        self.more.push_str(lines);
+        self.more.push('\n');
+        self
+    }
+
+    /// A variable of one node's environment.
+    #[must_use]
+    pub fn environment(mut self, id: NodeId, name: &str, value: impl ToString) -> Self {
+        self.environment
+            .insert((id, name.to_owned()), value.to_string());
+        self
+    }
+
+    /// Starts the nodes and waits until all of them serve.
+    pub async fn start(self) -> Cluster {
+        let turn = turn(self.alone).await;
+        let cluster = self.prepare(turn);
+        for id in cluster.ids() {
+            cluster.spawn(id);
+        }
+        for id in cluster.ids() {
+            cluster.serves(id).await;
+        }
+        cluster
+    }
+
+    fn prepare(self, turn: Turn) -> Cluster {
+        let home = program::profile_folder().join("clusters");
+        fs::create_dir_all(&home).expect("a folder beside the programs");
+        let folder = TempDir::new_in(home).expect("a folder for the cluster");
+        let cluster_id = rand::random_range(1..=u128::MAX);
+        let node = |id: NodeId| {
+            let node = Node {
+                address: format!("127.0.0.1:{}", ports::free()),
+                peer_address: format!("127.0.0.1:{}", ports::free()),
+                folder: folder.path().join(format!("node-{id}")),
+                environment: Mutex::default(),
+                process: Mutex::default(),
+            };
+            (id, node)
+        };
+        let nodes: BTreeMap<_, _> = (1..=self.nodes).map(node).collect();
+        for (id, node) in &nodes {
+            write_config(&node.folder, &config(*id, cluster_id, &nodes, &self.more));
+        }
+        let program = self.program;
+        let cluster = Cluster {
+            cluster_id,
+            program,
+            nodes,
+            folder: Some(folder),
+            _turn: Some(turn),
+        };
+        for ((id, name), value) in self.environment {
+            cluster.set_environment(id, &name, value);
+        }
+        cluster
+    }
+}
+
+async fn turn(alone: bool) -> Turn {
+    static TURNS: OnceLock<Arc<Semaphore>> = OnceLock::new();
+    let turns = TURNS.get_or_init(|| Arc::new(Semaphore::new(CLUSTERS_MAX as usize)));
+    let wanted = if alone { CLUSTERS_MAX } else { 1 };
+    Arc::clone(turns)
+        .acquire_many_owned(wanted)
+        .await
+        .expect("the turns are never closed")
+}
+
+fn write_config(folder: &Path, text: &str) {
+    fs::create_dir_all(folder).expect("a folder for the node");
+    fs::write(folder.join("node.toml"), text).expect("a configuration file");
+}
+
+fn config(id: NodeId, cluster_id: u128, nodes: &BTreeMap<NodeId, Node>, more: &str) -> String {
+    let node = &nodes[&id];
+    let mut text = String::new();
+    let members = nodes
+        .iter()
+        .map(|(id, node)| format!("\"{id}={}/{}\"", node.address, node.peer_address))
+        .collect::<Vec<_>>();
+    write!(
+        text,
+        "node_id = {id}\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata_dir = \"{}\"\n{more}\n\
+         [bootstrap]\ncluster_id = \"{cluster_id:032x}\"\nmembers = [{}]\n",
+        node.address,
+        node.peer_address,
+        node.folder.join("data").display(),
+        members.join(", "),
+    )
+    .expect("a String takes everything");
+    text
+}
