@@ -389,7 +389,7 @@ fn crash_and_check(disk: &SimDisk, checkpoint: &MemoryCheckpoint, promised: &Pro
         panic!("nothing stops this start")
     };
     promised.check(disk, checkpoint, &machine.log);
-    if seed % 4 == 0 {
+    if seed.is_multiple_of(4) {
         machine.promised.content = Content::of(&machine.log);
         let next = machine.promised.content.next_index();
         let changes = machine.records(next, 99, 3);
