@@ -93,7 +93,7 @@ impl WallClock {
             .filter(|&&ms| ms.abs_diff(median) <= AGREE_MS)
             .count();
         let agreed = agreeing * 2 > voters;
-        if agreed != !self.alarm {
+        if agreed == self.alarm {
             self.alarm = !agreed;
             if self.alarm {
                 tracing::warn!(clocks = ?clocks, voters, "wall clocks of the nodes disagree by over 5 s; replicated wall time slews until a majority agrees");

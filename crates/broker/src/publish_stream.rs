@@ -71,6 +71,7 @@ impl Broker {
             window: VecDeque::new(),
             attempts: FuturesUnordered::new(),
             confirms: outgoing,
+            next_sequence: None,
         };
         PublishStream {
             frames: Some(frames),
@@ -139,6 +140,8 @@ impl Drop for PublishStream {
 struct Sent {
     frame: Frame,
     state: FrameState,
+    /// It was sent again for a gap that its predecessors left and have closed since.
+    closed_gap: bool,
 }
 
 enum FrameState {
@@ -155,6 +158,8 @@ struct Driver {
     window: VecDeque<Sent>,
     attempts: FuturesUnordered<BoxFuture<'static, (u64, Result<Attempt, Problem>)>>,
     confirms: mpsc::Sender<Confirm>,
+    /// The sequence that follows the last frame that was confirmed without a gap.
+    next_sequence: Option<u64>,
 }
 
 impl Driver {
@@ -190,6 +195,7 @@ impl Driver {
         self.window.push_back(Sent {
             frame,
             state: FrameState::Waiting,
+            closed_gap: false,
         });
     }
 
@@ -228,7 +234,9 @@ impl Driver {
         let mut again = Vec::new();
         for (place, sent) in self.window.iter_mut().enumerate() {
             let lost = matches!(sent.state, FrameState::Lost);
-            if lost || (gap && refused_for_gap(&sent.state)) {
+            let refused =
+                matches!(&sent.state, FrameState::Done(result) if refused_for_gap(result));
+            if lost || (gap && refused) {
                 gap = true;
                 sent.state = FrameState::Waiting;
                 again.push(place);
@@ -246,14 +254,22 @@ impl Driver {
 
     /// Tells what is known, in order; `Err`: nobody listens.
     async fn confirm(&mut self) -> Result<(), ()> {
-        while let Some(Sent {
-            state: FrameState::Done(_),
-            ..
-        }) = self.window.front()
-        {
+        while let Some(sent) = self.window.front_mut() {
+            let FrameState::Done(result) = &sent.state else {
+                return Ok(());
+            };
+            let gap = refused_for_gap(result);
+            // Entries may overtake each other while a leader gains its lease: where all before
+            // this frame got in, the gap that it was refused for is closed by now.
+            if gap && !sent.closed_gap && self.next_sequence == Some(sent.frame.first_sequence) {
+                sent.closed_gap = true;
+                sent.state = FrameState::Lost;
+                return Ok(());
+            }
             let Some(Sent {
                 frame,
                 state: FrameState::Done(result),
+                ..
             }) = self.window.pop_front()
             else {
                 return Err(());
@@ -264,6 +280,7 @@ impl Driver {
                 count,
                 ..
             } = frame;
+            self.next_sequence = (!gap).then(|| first_sequence + u64::from(count));
             let confirm = Confirm {
                 first_sequence,
                 count,
@@ -275,10 +292,8 @@ impl Driver {
     }
 }
 
-fn refused_for_gap(state: &FrameState) -> bool {
-    let FrameState::Done(Ok(published)) = state else {
-        return false;
-    };
+fn refused_for_gap(result: &Result<Published, Problem>) -> bool {
+    let Ok(published) = result else { return false };
     published
         .refused
         .iter()

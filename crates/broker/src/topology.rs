@@ -105,7 +105,12 @@ impl Broker {
                 revision: view.revision,
                 created: false,
             };
-            (*view.settings == settings).then_some(info)
+            // Whether granting is paused is not a matter of declaring.
+            let same = QueueSettings {
+                paused: view.settings.paused,
+                ..settings.clone()
+            };
+            (*view.settings == same).then_some(info)
         };
         if self.inner.replica.with_state(same).is_some() {
             self.inner.read_barrier(deadline).await?;

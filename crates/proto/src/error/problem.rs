@@ -11,7 +11,11 @@ use crate::v1::Refusal;
 /// A refusal on its way to a client, independent of whether it refuses a call or one item. It becomes
 /// a [`Status`] or a [`Refusal`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct Problem(Box<Facts>);
+
+/// Boxed, so that a `Result` that nearly always is `Ok` stays small.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Facts {
     reason: Reason,
     message: String,
     metadata: BTreeMap<String, String>,
@@ -25,7 +29,7 @@ impl Problem {
     /// A problem; `message` names the thing and says what to do.
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Facts {
             reason,
             message: message.into(),
             metadata: BTreeMap::new(),
@@ -33,7 +37,7 @@ impl Problem {
             retry_after: None,
             quota: None,
             preconditions: Vec::new(),
-        }
+        }))
     }
 
     /// A field is out of bounds. `field` is its path from the request (`items[3].message.body`), `must`
@@ -131,31 +135,29 @@ impl Problem {
     /// Adds metadata.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
-        self.metadata.insert(key.to_owned(), value.to_string());
+        self.0.metadata.insert(key.to_owned(), value.to_string());
         self
     }
 
     /// Names the field that is wrong, as `BadRequest`.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>, description: impl Into<String>) -> Self {
-        self.field = Some((field.into(), description.into()));
+        self.0.field = Some((field.into(), description.into()));
         self
     }
 
     /// Puts `prefix` (such as `items[3]`) before the field's path and into the sentence.
     #[must_use]
     pub fn inside(mut self, prefix: &str) -> Self {
-        if let Some((field, _)) = &mut self.field {
+        let facts = &mut *self.0;
+        let field = match &mut facts.field {
+            Some((field, _)) => Some(field),
+            None => facts.metadata.get_mut("field"),
+        };
+        if let Some(field) = field {
             let path = format!("{prefix}.{field}");
-            self.message = self
-                .message
-                .replace(&format!("`{field}`"), &format!("`{path}`"));
-            *field = path;
-        } else if let Some(field) = self.metadata.get_mut("field") {
-            let path = format!("{prefix}.{field}");
-            self.message = self
-                .message
-                .replace(&format!("`{field}`"), &format!("`{path}`"));
+            let (old, new) = (format!("`{field}`"), format!("`{path}`"));
+            facts.message = facts.message.replace(&old, &new);
             *field = path;
         }
         self
@@ -164,67 +166,69 @@ impl Problem {
     /// Says how long to wait before a retry, as `RetryInfo`.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
+        self.0.retry_after = Some(wait);
         self
     }
 
     /// Names the limit that is used up, as `QuotaFailure`.
     #[must_use]
     pub fn quota(mut self, subject: impl Into<String>, description: impl Into<String>) -> Self {
-        self.quota = Some((subject.into(), description.into()));
+        self.0.quota = Some((subject.into(), description.into()));
         self
     }
 
     /// Names something that is not as it must be, as `PreconditionFailure`; may be called repeatedly.
     #[must_use]
     pub fn precondition(mut self, subject: impl Into<String>, text: impl Into<String>) -> Self {
-        self.preconditions.push((subject.into(), text.into()));
+        self.0.preconditions.push((subject.into(), text.into()));
         self
     }
 
     /// The reason.
     #[must_use]
     pub fn reason(&self) -> Reason {
-        self.reason
+        self.0.reason
     }
 
     /// The sentence.
     #[must_use]
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// As the status of a whole call.
     #[must_use]
     pub fn into_status(self) -> Status {
+        let facts = *self.0;
         let mut details = ErrorDetails::new();
-        let metadata: HashMap<_, _> = self.metadata.into_iter().collect();
-        details.set_error_info(self.reason.as_str(), DOMAIN, metadata);
-        if let Some((field, description)) = self.field {
+        let metadata: HashMap<_, _> = facts.metadata.into_iter().collect();
+        details.set_error_info(facts.reason.as_str(), DOMAIN, metadata);
+        if let Some((field, description)) = facts.field {
             details.add_bad_request_violation(field, description);
         }
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = facts.retry_after {
             details.set_retry_info(Some(wait));
         }
-        if let Some((subject, description)) = self.quota {
+        if let Some((subject, description)) = facts.quota {
             details.add_quota_failure_violation(subject, description);
         }
-        for (subject, text) in self.preconditions {
-            details.add_precondition_failure_violation(self.reason.as_str(), subject, text);
+        for (subject, text) in facts.preconditions {
+            details.add_precondition_failure_violation(facts.reason.as_str(), subject, text);
         }
-        Status::with_error_details(self.reason.code(), self.message, details)
+        Status::with_error_details(facts.reason.code(), facts.message, details)
     }
 
     /// As the refusal of one item.
     #[must_use]
     pub fn into_refusal(self) -> Refusal {
+        let facts = *self.0;
         Refusal {
-            code: self.reason.code() as i32,
-            reason: self.reason.as_str().to_owned(),
-            message: self.message,
-            metadata: self.metadata,
-            field: self.field.map(|(field, _)| field).unwrap_or_default(),
-            retry_after: self.retry_after.and_then(|wait| wait.try_into().ok()),
+            code: facts.reason.code() as i32,
+            reason: facts.reason.as_str().to_owned(),
+            message: facts.message,
+            metadata: facts.metadata,
+            field: facts.field.map(|(field, _)| field).unwrap_or_default(),
+            retry_after: facts.retry_after.and_then(|wait| wait.try_into().ok()),
         }
     }
 }
@@ -237,7 +241,7 @@ impl From<Problem> for Status {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason, self.message)
+        write!(f, "{}: {}", self.0.reason, self.0.message)
     }
 }
 
