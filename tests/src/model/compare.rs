@@ -168,6 +168,9 @@ pub fn shrink(mut script: Script) -> (Script, Difference) {
         return (script, "did not fail again".to_owned());
     };
     script.truncate(place + 1);
+    // What fails otherwise is another failure; the first words tell.
+    let sort = |d: &Difference| d.split([':', '(', '\n']).next().map(str::to_owned);
+    let wanted = sort(&difference);
     let mut tries = 600;
     let mut chunk = script.len() / 2;
     while chunk > 0 && tries > 0 {
@@ -177,11 +180,11 @@ pub fn shrink(mut script: Script) -> (Script, Difference) {
             shorter.drain(from..(from + chunk).min(script.len()));
             tries -= 1;
             match play(&shorter) {
-                Err((place, now)) => {
+                Err((place, now)) if sort(&now) == wanted => {
                     shorter.truncate(place + 1);
                     (script, difference) = (shorter, now);
                 }
-                Ok(_) => from += chunk,
+                _ => from += chunk,
             }
         }
         chunk /= 2;
@@ -190,7 +193,9 @@ pub fn shrink(mut script: Script) -> (Script, Difference) {
         for command in (0..script.get(place).map_or(0, |(_, e)| e.commands.len())).rev() {
             let mut shorter = script.clone();
             shorter[place].1.commands.remove(command);
-            if let Err((end, now)) = play(&shorter) {
+            if let Err((end, now)) = play(&shorter)
+                && sort(&now) == wanted
+            {
                 shorter.truncate(end + 1);
                 (script, difference) = (shorter, now);
             }

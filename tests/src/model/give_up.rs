@@ -62,7 +62,9 @@ impl Model {
     ) {
         let (now, wall_now) = (self.lease_now, self.wall_now);
         let queue = self.queue_mut(id);
-        remember(queue, offset, fence, now);
+        if let Some(fence) = fence {
+            remember(queue, offset, fence, now);
+        }
         queue.message_mut(offset).standing = Standing::Parked {
             reason,
             at: wall_now,

@@ -21,25 +21,13 @@ impl Model {
             check_name("name", name)?;
         }
         self.need_namespace(&c.namespace)?;
-        if let Some(answer) = self.opened_before(c.fresh_id) {
-            self.reached("producer opening asked again");
-            return Ok(answer);
+        let same = self.producers.get(&c.fresh_id);
+        if same.is_some_and(|p| p.namespace != c.namespace || p.name != c.name) {
+            return Err(invalid("fresh_id"));
         }
-        if let Some(id) = self.producer_named(c) {
-            let now = self.wall_now;
-            self.reached("producer re-opened");
-            let producer = self.producers.get_mut(&id).expect("just found");
-            producer.epoch = producer.epoch.saturating_add(1);
-            producer.openers.push((c.fresh_id, producer.epoch));
-            let openers = producer.openers.len();
-            let too_many = openers.saturating_sub(limits::PRODUCER_OPENERS_MAX);
-            producer.openers.drain(..too_many);
-            producer.used_at = now;
-            return Ok(Outcome::Producer {
-                id,
-                epoch: producer.epoch,
-                last_sequence: producer.last_sequence,
-            });
+        let id = same.map(|_| c.fresh_id).or_else(|| self.producer_named(c));
+        if let Some(id) = id {
+            return Ok(self.open_again(id, c.fresh_id));
         }
         if self.producers.len() >= limits::PRODUCERS_MAX {
             let (what, limit) = ("producers", limits::PRODUCERS_MAX as u64);
@@ -69,16 +57,36 @@ impl Model {
         found.map(|(id, _)| *id)
     }
 
-    fn opened_before(&self, fresh_id: ProducerId) -> Option<Outcome> {
-        self.producers.iter().find_map(|(id, producer)| {
-            let mut openers = producer.openers.iter();
-            let (_, epoch) = openers.find(|(opener, _)| *opener == fresh_id)?;
-            Some(Outcome::Producer {
-                id: *id,
-                epoch: *epoch,
-                last_sequence: producer.last_sequence,
-            })
-        })
+    fn open_again(&mut self, id: ProducerId, fresh_id: ProducerId) -> Outcome {
+        let now = self.wall_now;
+        let producer = self.producers.get_mut(&id).expect("just found");
+        let last_sequence = producer.last_sequence;
+        let mut openers = producer.openers.iter();
+        let before = openers.find(|(opener, _)| *opener == fresh_id);
+        let before = before.map(|(_, epoch)| *epoch);
+        // The first opener may be forgotten as such, but the id is still its own.
+        let before = before.or((id == fresh_id).then_some(1));
+        if let Some(epoch) = before {
+            self.reached("producer opening asked again");
+            return Outcome::Producer {
+                id,
+                epoch,
+                last_sequence,
+            };
+        }
+        producer.epoch = producer.epoch.saturating_add(1);
+        producer.used_at = now;
+        let epoch = producer.epoch;
+        producer.openers.push((fresh_id, epoch));
+        let too_many = producer.openers.len();
+        let too_many = too_many.saturating_sub(limits::PRODUCER_OPENERS_MAX);
+        producer.openers.drain(..too_many);
+        self.reached("producer re-opened");
+        Outcome::Producer {
+            id,
+            epoch,
+            last_sequence,
+        }
     }
 
     /// How many messages of each producer are remembered.

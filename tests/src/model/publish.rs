@@ -81,6 +81,11 @@ impl Model {
         let queue = self.queue(&c.namespace, &run.routing_key).map(|q| q.id);
         if queue.is_none() && run.mandatory {
             let routing_key = run.routing_key.clone();
+            if let (true, Some(producer)) = (c.atomic, producer) {
+                // All are refused anyway; those behind it are judged as if it had been accepted,
+                // so that only the culprits are named.
+                producer.last_sequence += 1;
+            }
             return Verdict::Refused(Rejection::Unroutable { routing_key });
         }
         *last_message += 1;

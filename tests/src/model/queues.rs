@@ -42,8 +42,10 @@ fn check_settings(settings: &QueueSettings) -> Result<(), Rejection> {
             return Err(invalid("settings.retry_backoff.jitter_percent"));
         }
     }
-    if let Some(target) = &settings.dead_letter {
-        check_name("settings.dead_letter.routing_key", &target.routing_key)?;
+    if let Some(target) = &settings.dead_letter
+        && check_name("", &target.routing_key).is_err()
+    {
+        return Err(invalid("settings.dead_letter.routing_key"));
     }
     Ok(())
 }
@@ -174,11 +176,11 @@ impl Model {
         settings.retry_backoff = changes.retry_backoff.unwrap_or(settings.retry_backoff);
         settings.dead_letter = changes.dead_letter.unwrap_or(settings.dead_letter);
         settings.paused = changes.paused.unwrap_or(settings.paused);
-        check_settings(&settings)?;
         if c.revision.is_some_and(|wanted| wanted != queue.revision) {
             let current = queue.revision;
             return Err(Rejection::RevisionMismatch { current });
         }
+        check_settings(&settings)?;
         let id = queue.id;
         let queue = self.queue_mut(id);
         if queue.settings != settings {

@@ -33,8 +33,7 @@ impl Model {
                     except(offset, range.count - k, SettleStatus::NotFound);
                     break;
                 }
-                let fence = range.first_fence.0.checked_add(u64::from(k));
-                let fence = Fence(fence.unwrap_or(0));
+                let fence = Fence(range.first_fence.0 + u64::from(k));
                 if let Err(status) = self.settle_one(range.queue, offset, fence, range.kind) {
                     except(offset, 1, status);
                 }
@@ -74,7 +73,7 @@ impl Model {
             SettleKind::Ack => {
                 queue.take(offset);
                 queue.tally.acknowledged += 1;
-                remember(queue, offset, Some(fence), now);
+                remember(queue, offset, fence, now);
             }
             SettleKind::Nack { delay_ms } => self.fail(id, offset, delay_ms, Some(fence)),
             SettleKind::Reject => self.give_up(id, offset, DeathReason::Rejected, Some(fence)),
@@ -98,13 +97,16 @@ impl Model {
 }
 
 fn is_invalid(range: &SettleRange) -> bool {
-    let last = u64::from(range.count.saturating_sub(1));
+    let runs_over = |first: u64| first.checked_add(u64::from(range.count)).is_none();
     let bad_kind = match range.kind {
         SettleKind::Nack { delay_ms } => delay_ms.is_some_and(|ms| ms > limits::DELAY_MS_MAX),
         SettleKind::Extend { lease_ms } => !(1..=limits::LEASE_MS_MAX).contains(&lease_ms),
         SettleKind::Ack | SettleKind::Reject | SettleKind::Release => false,
     };
-    range.count == 0 || range.first_offset.0.checked_add(last).is_none() || bad_kind
+    range.count == 0
+        || runs_over(range.first_offset.0)
+        || runs_over(range.first_fence.0)
+        || bad_kind
 }
 
 /// Who holds this lease (nobody's session after a receive), if it is current.
@@ -118,7 +120,7 @@ fn current_lease(queue: &Queue, offset: Offset, wanted: Fence) -> Option<Option<
 fn status_of_stale(queue: &Queue, offset: Offset, fence: Fence, now: LeaseTime) -> SettleStatus {
     let remembered = |s: &&Settled| s.offset == offset && is_remembered(s.at, now);
     let mut memory = queue.settled.iter().filter(remembered);
-    if memory.clone().any(|s| s.fence == Some(fence)) {
+    if memory.clone().any(|s| s.fence == fence) {
         SettleStatus::AlreadySettled
     } else if queue.message(offset).is_some() || memory.next().is_some() {
         SettleStatus::LeaseLost
@@ -134,6 +136,6 @@ fn is_remembered(at: LeaseTime, now: LeaseTime) -> bool {
     now.0 < bucket_ends + limits::SETTLED_MEMORY_MS
 }
 
-pub(super) fn remember(queue: &mut Queue, offset: Offset, fence: Option<Fence>, at: LeaseTime) {
+pub(super) fn remember(queue: &mut Queue, offset: Offset, fence: Fence, at: LeaseTime) {
     queue.settled.push(Settled { offset, fence, at });
 }

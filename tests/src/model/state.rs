@@ -113,13 +113,13 @@ pub enum Standing {
     },
 }
 
-/// A message that was settled for good, or given up without the holder's doing.
+/// A message that its holder settled for good.
 #[derive(Clone, Copy, Debug)]
 pub struct Settled {
     /// Which.
     pub offset: Offset,
-    /// Under which fence; `None` where nobody's settle ended it.
-    pub fence: Option<Fence>,
+    /// Under which fence.
+    pub fence: Fence,
     /// When.
     pub at: LeaseTime,
 }

@@ -60,10 +60,7 @@ impl Generator {
         PublishRun {
             routing_key,
             count,
-            bytes: match self.dice.below(200) {
-                0 => u64::MAX,
-                _ => u64::from(count) * self.dice.below(2_000),
-            },
+            bytes: u64::from(count) * self.dice.below(2_000),
             mandatory: self.dice.one_in(3),
         }
     }
