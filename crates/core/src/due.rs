@@ -479,3 +479,106 @@ fn add_death(deaths: &mut Vec<Death>, queue: &str, reason: DeathReason, at: Wall
         routing_key: queue.into(),
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    #[test]
+    fn an_expired_lease_is_a_failed_delivery() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 2));
+        script.run(attach("q", 1, 1));
+        assert_eq!(script.pass(29_999), vec![""; 0]);
+        let told = vec!["s1 loses 0", "s1 gets 0@2 x2", "q1 ready"];
+        assert_eq!(script.pass(1), told);
+        assert_eq!(script.queue("q").counters.leases_expired, 1);
+    }
+
+    #[test]
+    fn an_ack_in_the_entry_of_the_expiry_wins() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 1));
+        script.receive("q", 1, "a");
+        script.pass(29_000);
+        let stamps = Stamps {
+            lease_now: LeaseTime(30_000),
+            wall_now: WallTime(0),
+        };
+        let ack = crate::command::Settle {
+            ranges: vec![range(0, 1, 1, crate::command::SettleKind::Ack)],
+        };
+        let outcomes = script.entry(stamps, vec![Command::Settle(ack)]);
+        assert_eq!(outcomes, vec![Outcome::Settled { exceptions: vec![] }]);
+        assert_eq!(script.queue("q").counters.acknowledged, 1);
+    }
+
+    #[test]
+    fn lease_time_goes_on_by_a_second_at_most_and_never_back() {
+        let mut script = Script::with_queues(&["q"]);
+        let mut stamp = |lease, wall| {
+            let stamps = Stamps {
+                lease_now: LeaseTime(lease),
+                wall_now: WallTime(wall),
+            };
+            script.entry(stamps, vec![]);
+            (script.state.lease_now().0, script.state.wall_now().0)
+        };
+        assert_eq!(stamp(600, 1_000_000), (600, 1_000_000));
+        assert_eq!(stamp(u64::MAX, 5), (1_600, 1_000_000));
+        assert_eq!(stamp(3, 1_000_001), (1_600, 1_000_001));
+    }
+
+    #[test]
+    fn a_thousand_expire_per_entry_oldest_first() {
+        let mut script = Script::with_queues(&["q"]);
+        for attempt in ["a", "b", "c"] {
+            script.run(publish("q", 600));
+            script.receive("q", 600, attempt);
+        }
+        script.pass(29_000);
+        script.pass(1_000);
+        assert_eq!(script.counts("q"), [1_000, 0, 800, 0]);
+        assert_eq!(script.state.next_deadline(), Some(script.state.lease_now()));
+        // Nothing is granted twice meanwhile: what is left is still leased.
+        let told = in_words(&script.receive("q", 1_000, "d"));
+        assert_eq!(told, vec!["0-599@1801 x2", "600-999@2401 x2"]);
+        assert_eq!(script.counts("q"), [800, 0, 1_000, 0]);
+    }
+
+    #[test]
+    fn expiry_gives_up_in_the_end() {
+        let mut script = Script::new();
+        script.run(create("q", dead_to("dead", 1)));
+        script.run(create("dead", QueueSettings::default()));
+        script.run(publish("q", 2));
+        script.receive("q", 2, "a");
+        assert_eq!(script.pass(30_000), vec!["q2 ready"]);
+        let dead = in_words(&script.receive("dead", 9, "b"));
+        let each = |at: u64| std::format!("{at}@{} x1 q:MaxDeliveries*1", at + 1);
+        assert_eq!(dead, vec![each(0), each(1)]);
+        let late = script.settle(vec![range(0, 2, 1, crate::command::SettleKind::Ack)]);
+        assert_eq!(late, vec!["0-1 NotFound"]);
+    }
+
+    #[test]
+    fn a_history_keeps_one_line_per_queue_and_reason_and_the_newest_lines() {
+        let mut deaths = Vec::new();
+        for n in 0..limits::DEATHS_MAX as u64 + 1 {
+            add_death(
+                &mut deaths,
+                &std::format!("q{n}"),
+                DeathReason::Rejected,
+                WallTime(n),
+            );
+        }
+        assert_eq!(deaths.len(), limits::DEATHS_MAX);
+        assert_eq!(deaths[0].queue, "q1");
+        add_death(&mut deaths, "q1", DeathReason::Rejected, WallTime(99));
+        assert_eq!((deaths[0].count, deaths[0].last_time), (2, WallTime(99)));
+        assert_eq!(deaths.len(), limits::DEATHS_MAX);
+    }
+}

@@ -34,6 +34,8 @@ mod queue;
 mod ready;
 pub mod row;
 mod rows;
+#[cfg(test)]
+mod script;
 mod session;
 pub mod settings;
 mod settled;

@@ -2,9 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::id::{
-    LeaseTime, MessageId, Offset, Owner, ProducerId, QueueId, SessionId, WallTime,
-};
+use crate::id::{LeaseTime, MessageId, Offset, Owner, ProducerId, QueueId, SessionId, WallTime};
 use crate::message::{BodyRef, Death, Grant};
 use crate::queue::Queue;
 use crate::row::Counters;

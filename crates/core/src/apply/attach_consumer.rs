@@ -106,3 +106,128 @@ impl State {
 fn is_older(owner: Owner, than: Owner) -> bool {
     (owner.node, owner.boot) == (than.node, than.boot) && owner.connection < than.connection
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    fn on(connection: u64, prefetch: u32) -> Command {
+        Command::AttachConsumer(AttachConsumer {
+            namespace: "default".into(),
+            queue: "q".into(),
+            session: SessionId(1),
+            owner: owner(connection),
+            prefetch,
+            lease_ms: None,
+        })
+    }
+
+    fn held(outcome: Outcome) -> (bool, vec::Vec<std::string::String>) {
+        match outcome {
+            Outcome::Attached { resumed, held, .. } => (resumed, in_words(&held)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn takes_what_is_ready_up_to_its_prefetch() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 5));
+        assert_eq!(held(script.run(attach("q", 1, 3))), (false, vec![]));
+        assert_eq!(script.events, vec!["s1 gets 0-2@1 x1"]);
+        script.settle(vec![range(1, 1, 2, crate::command::SettleKind::Ack)]);
+        assert_eq!(script.events, vec!["s1 gets 3@4 x1"]);
+        let told = in_words(&script.state.held(SessionId(1)));
+        assert_eq!(told, vec!["0@1 x1", "2@3 x1", "3@4 x1"]);
+    }
+
+    #[test]
+    fn consumers_take_turns_of_sixteen() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(attach("q", 1, 40));
+        script.run(attach("q", 2, 20));
+        script.run(publish("q", 50));
+        let told = vec![
+            "s1 gets 0-15@1 x1",
+            "s2 gets 16-31@17 x1",
+            "s1 gets 32-47@33 x1",
+            "s2 gets 48-49@49 x1",
+        ];
+        assert_eq!(script.events, told);
+        let mut next = || {
+            script.run(publish("q", 1));
+            script.events[0].clone()
+        };
+        assert_eq!(next(), "s1 gets 50@51 x1");
+        assert_eq!(next(), "s2 gets 51@52 x1");
+        assert_eq!(next(), "s1 gets 52@53 x1");
+        assert_eq!(next(), "s2 gets 53@54 x1");
+    }
+
+    #[test]
+    fn who_is_alone_gets_all_in_one_piece() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(attach("q", 1, 100));
+        script.run(publish_runs(&[("q", 20), ("q", 30)]));
+        assert_eq!(script.events, vec!["s1 gets 0-49@1 x1"]);
+    }
+
+    #[test]
+    fn a_session_moves_with_its_leases() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 3));
+        script.run(on(1, 2));
+        script.pass(400);
+        assert_eq!(held(script.run(on(2, 3))), (true, vec!["0-1@1 x1".into()]));
+        assert_eq!(
+            script.events,
+            vec!["s1 leaves connection 1", "s1 gets 2@3 x1"]
+        );
+        let session = script.state.session(SessionId(1)).unwrap();
+        assert_eq!((session.owner, session.held), (owner(2), 3));
+        // The same again is no move; a late word of the older connection changes nothing.
+        assert!(held(script.run(on(2, 3))).0);
+        assert_eq!(script.events, vec![""; 0]);
+        assert_eq!(script.refused(on(1, 3)), Rejection::SessionNotFound);
+        assert_eq!(script.refused(detach(1, true)), Rejection::SessionNotFound);
+    }
+
+    #[test]
+    fn coming_back_within_the_grace_keeps_the_leases() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 3));
+        script.run(on(1, 2));
+        script.run(detach(1, false));
+        script.pass(limits::SESSION_GRACE_MS - 1);
+        assert_eq!(held(script.run(on(2, 2))), (true, vec!["0-1@1 x1".into()]));
+        assert_eq!(script.pass(2 * limits::SESSION_GRACE_MS), vec![""; 0]);
+        assert_eq!(script.counts("q"), [1, 0, 2, 0]);
+    }
+
+    #[test]
+    fn bounds_are_named() {
+        let mut script = Script::with_queues(&["q", "r"]);
+        let mut field = |command| match script.refused(command) {
+            Rejection::InvalidField { field, .. } => field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(attach("q", 1, 0)), "prefetch");
+        assert_eq!(field(attach("q", 1, limits::PREFETCH_MAX + 1)), "prefetch");
+        for lease_ms in [0, limits::LEASE_MS_MAX + 1] {
+            let Command::AttachConsumer(mut command) = attach("q", 1, 1) else {
+                panic!("not an attach");
+            };
+            command.lease_ms = Some(lease_ms);
+            assert_eq!(field(Command::AttachConsumer(command)), "lease_ms");
+        }
+        script.run(attach("q", 1, 1));
+        let mut field = |command| match script.refused(command) {
+            Rejection::InvalidField { field, .. } => field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(attach("r", 1, 1)), "queue");
+    }
+}

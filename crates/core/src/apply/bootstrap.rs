@@ -24,3 +24,32 @@ impl State {
         Ok(Outcome::Done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    fn command(cluster_id: u128) -> Command {
+        Command::Bootstrap(Bootstrap {
+            cluster_id,
+            hash_seed: SEED,
+        })
+    }
+
+    #[test]
+    fn happens_once() {
+        let mut script = Script::empty();
+        assert_eq!(script.refused(publish("q", 1)), Rejection::NotBootstrapped);
+        assert_eq!(script.state.cluster_id(), None);
+        assert_eq!(script.run(command(7)), Outcome::Done);
+        assert_eq!(script.run(command(7)), Outcome::Done);
+        assert_eq!(script.refused(command(8)), Rejection::AlreadyBootstrapped);
+        assert_eq!(script.state.cluster_id(), Some(7));
+        assert_eq!(script.state.version(), 1);
+        let names: vec::Vec<&str> = script.state.namespaces().collect();
+        assert_eq!(names, vec!["default"]);
+    }
+}

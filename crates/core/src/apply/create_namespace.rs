@@ -23,3 +23,37 @@ impl State {
         Ok(Outcome::Done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+
+    fn command(name: &str) -> Command {
+        Command::CreateNamespace(CreateNamespace {
+            namespace: name.into(),
+        })
+    }
+
+    #[test]
+    fn is_done_again_without_effect() {
+        let mut script = Script::new();
+        assert_eq!(script.run(command("team/a")), Outcome::Done);
+        assert_eq!(script.run(command("team/a")), Outcome::Done);
+        assert!(script.state.has_namespace("team/a"));
+    }
+
+    #[test]
+    fn bad_names_are_refused() {
+        let mut script = Script::new();
+        let long = "x".repeat(256);
+        for name in ["", "tr.internal", "a\nb", "a\u{85}b", long.as_str()] {
+            let rejection = script.refused(command(name));
+            let field = "namespace";
+            assert!(matches!(rejection, Rejection::InvalidName { field: f, .. } if f == field));
+        }
+        let longest = "x".repeat(255);
+        assert_eq!(script.run(command(&longest)), Outcome::Done);
+    }
+}

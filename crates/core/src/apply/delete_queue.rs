@@ -65,3 +65,94 @@ impl State {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    fn delete(queue: &str, if_empty: bool) -> Command {
+        Command::DeleteQueue(DeleteQueue {
+            namespace: "default".into(),
+            queue: queue.into(),
+            if_empty,
+        })
+    }
+
+    #[test]
+    fn everything_goes_and_everybody_is_told() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 30));
+        script.run(attach("q", 1, 5));
+        script.run(attach("q", 2, 5));
+        script.run(detach(2, false));
+        script.receive("q", 3, "a");
+        let nack = crate::command::SettleKind::Nack {
+            delay_ms: Some(9_000),
+        };
+        script.settle(vec![range(10, 1, 11, nack)]);
+        let busy = Rejection::QueueNotEmpty { messages: 30 };
+        assert_eq!(script.refused(delete("q", true)), busy);
+
+        assert_eq!(
+            script.run(delete("q", false)),
+            Outcome::Deleted { messages: 30 }
+        );
+        let told = vec![
+            "s1 loses 0-4",
+            "s1 ends QueueDeleted",
+            "s2 loses 5-9",
+            "s2 ends QueueDeleted",
+            "q1 `q` deleted",
+        ];
+        assert_eq!(script.events, told);
+        assert_eq!(script.state.next_deadline(), None);
+        assert_eq!(script.state.sessions().count(), 0);
+        assert!(!script.state.body_is_live(0, u64::MAX));
+        assert!(matches!(
+            script.refused(delete("q", false)),
+            Rejection::QueueNotFound { .. }
+        ));
+    }
+
+    #[test]
+    fn the_next_of_that_name_is_another() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 1));
+        let grant = script.receive("q", 1, "a").pop().unwrap();
+        script.run(delete("q", false));
+        script.run(create("q", QueueSettings::default()));
+        script.run(publish("q", 1));
+        script.receive("q", 1, "a");
+        let ack = range(0, 1, grant.first_fence.0, crate::command::SettleKind::Ack);
+        assert_eq!(script.settle(vec![ack]), vec!["0 NotFound"]);
+        assert_eq!(script.queue("q").id, QueueId(2));
+        assert_eq!(script.counts("q"), [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_dead_letter_target_that_goes_is_waited_for() {
+        let mut script = Script::new();
+        script.run(create("q", dead_to("dead", 1)));
+        for attempt in ["a", "b"] {
+            script.run(publish("q", 600));
+            script.receive("q", 600, attempt);
+        }
+        let reject = crate::command::SettleKind::Reject;
+        script.settle(vec![range(0, 1_200, 1, reject)]);
+        script.run(create("dead", QueueSettings::default()));
+        assert_eq!(script.counts("q"), [0, 0, 0, 200]);
+        script.run(delete("dead", false));
+        assert_eq!(script.state.next_deadline(), None);
+        assert_eq!(script.counts("q"), [0, 0, 0, 200]);
+        script.run(create("dead", QueueSettings::default()));
+        assert_eq!(script.counts("q"), [0, 0, 0, 0]);
+        assert_eq!(script.counts("dead"), [200, 0, 0, 0]);
+        assert_eq!(
+            script.run(delete("q", false)),
+            Outcome::Deleted { messages: 0 }
+        );
+    }
+}

@@ -27,3 +27,42 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    fn on(id: u128, node: u64, boot: u64) -> Command {
+        let Command::AttachConsumer(mut command) = attach("q", 1, 1) else {
+            panic!("not an attach");
+        };
+        command.session = SessionId(id);
+        command.owner = Owner {
+            node: NodeId(node),
+            boot: BootId(boot),
+            connection: 1,
+        };
+        Command::AttachConsumer(command)
+    }
+
+    #[test]
+    fn sessions_of_the_nodes_other_boots_lose_their_connection() {
+        let mut script = Script::with_queues(&["q"]);
+        for (id, node, boot) in [(1, 1, 1), (2, 1, 2), (3, 2, 1)] {
+            script.run(on(id, node, boot));
+        }
+        script.run(Command::NodeBooted(NodeBooted {
+            node: NodeId(1),
+            boot: BootId(2),
+        }));
+        let connected: Vec<bool> = script.state.sessions().map(|s| s.connected).collect();
+        assert_eq!(connected, vec![false, true, true]);
+        assert_eq!(
+            script.pass(limits::SESSION_GRACE_MS),
+            vec!["s1 ends GraceOver"]
+        );
+    }
+}

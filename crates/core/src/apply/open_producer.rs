@@ -116,3 +116,74 @@ fn opened(id: ProducerId, epoch: u32, last_sequence: u64) -> Outcome {
         last_sequence,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    fn open(name: Option<&str>, fresh_id: u128) -> Command {
+        Command::OpenProducer(OpenProducer {
+            namespace: "default".into(),
+            name: name.map(Into::into),
+            fresh_id: ProducerId(fresh_id),
+        })
+    }
+
+    fn is(id: u128, epoch: u32) -> Outcome {
+        opened(ProducerId(id), epoch, 0)
+    }
+
+    #[test]
+    fn a_name_raises_its_epoch_and_a_retry_does_not() {
+        let mut script = Script::new();
+        assert_eq!(script.run(open(Some("p"), 1)), is(1, 1));
+        assert_eq!(script.run(open(Some("p"), 1)), is(1, 1));
+        assert_eq!(script.run(open(Some("p"), 2)), is(1, 2));
+        assert_eq!(script.run(open(Some("p"), 3)), is(1, 3));
+        assert_eq!(script.run(open(Some("p"), 2)), is(1, 2));
+        assert_eq!(script.run(open(Some("p"), 1)), is(1, 1));
+        assert_eq!(script.run(open(Some("p"), 4)), is(1, 4));
+        assert_eq!(script.state.producers(), 1);
+    }
+
+    #[test]
+    fn without_a_name_every_id_is_a_producer() {
+        let mut script = Script::new();
+        assert_eq!(script.run(open(None, 1)), is(1, 1));
+        assert_eq!(script.run(open(None, 1)), is(1, 1));
+        assert_eq!(script.run(open(None, 2)), is(2, 1));
+        let other = script.refused(open(Some("p"), 1));
+        assert!(matches!(
+            other,
+            Rejection::InvalidField {
+                field: "fresh_id",
+                ..
+            }
+        ));
+        let bad = script.refused(open(Some("tr.p"), 9));
+        assert!(matches!(bad, Rejection::InvalidName { field: "name", .. }));
+    }
+
+    #[test]
+    fn an_idle_one_is_forgotten_by_wall_time_and_a_used_one_is_not() {
+        let mut script = Script::new();
+        script.run(open(Some("idle"), 1));
+        script.run(open(Some("used"), 2));
+        let at = |ms| Stamps {
+            lease_now: LeaseTime(0),
+            wall_now: WallTime(ms),
+        };
+        let week = limits::PRODUCER_IDLE_MS;
+        script.entry(at(week), vec![open(Some("used"), 3)]);
+        assert_eq!(script.state.producers(), 2);
+        script.entry(at(week + limits::PRODUCER_USE_STEP_MS - 1), vec![]);
+        assert_eq!(script.state.producers(), 2);
+        script.entry(at(week + limits::PRODUCER_USE_STEP_MS), vec![]);
+        assert_eq!(script.state.producers(), 1);
+        assert_eq!(script.run(open(Some("idle"), 4)), is(4, 1));
+        assert_eq!(script.run(open(Some("used"), 5)), is(2, 3));
+    }
+}

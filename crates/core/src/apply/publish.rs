@@ -339,3 +339,225 @@ fn add_accepted(accepted: &mut Vec<AcceptedRange>, next: AcceptedRange) {
     }
     accepted.push(next);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    use std::vec::Vec;
+
+    const NOTHING: Vec<RefusedItem> = Vec::new();
+
+    fn range_of(first_item: u32, count: u32, id: u64, queues: u32, again: bool) -> AcceptedRange {
+        AcceptedRange {
+            first_item,
+            count,
+            first_message_id: MessageId(id),
+            queues,
+            duplicate: again,
+        }
+    }
+
+    fn published(outcome: Outcome) -> (Vec<AcceptedRange>, Vec<RefusedItem>) {
+        match outcome {
+            Outcome::Published { accepted, refused } => (accepted, refused),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A claimed publish: digests are the sequences plus `salt`.
+    fn claimed(epoch: u32, first_sequence: u64, runs: &[(&str, u32)], salt: u64) -> Publish {
+        let Command::Publish(mut publish) = publish_runs(runs) else {
+            panic!("not a publish");
+        };
+        let count: u32 = runs.iter().map(|(_, count)| count).sum();
+        publish.atomic = false;
+        publish.runs.iter_mut().for_each(|run| run.mandatory = true);
+        publish.producer = Some(ProducerSequence {
+            id: ProducerId(1),
+            epoch,
+            first_sequence,
+            digests: (0..u64::from(count))
+                .map(|k| first_sequence.wrapping_add(k).wrapping_add(salt))
+                .collect(),
+        });
+        publish
+    }
+
+    fn with_producer() -> Script {
+        let mut script = Script::with_queues(&["q"]);
+        open(&mut script, 1);
+        script
+    }
+
+    fn open(script: &mut Script, fresh_id: u128) {
+        script.run(Command::OpenProducer(crate::command::OpenProducer {
+            namespace: "default".into(),
+            name: Some("p".into()),
+            fresh_id: ProducerId(fresh_id),
+        }));
+    }
+
+    #[test]
+    fn messages_get_ids_and_offsets_in_order() {
+        let mut script = Script::with_queues(&["q", "r"]);
+        let outcome = script.run(publish_runs(&[("q", 2), ("r", 1), ("q", 3), ("none", 2)]));
+        let accepted = vec![range_of(0, 6, 1, 1, false), range_of(6, 2, 7, 0, false)];
+        assert_eq!(published(outcome), (accepted, NOTHING));
+        assert_eq!(script.counts("q"), [5, 0, 0, 0]);
+        assert_eq!(script.state.unroutable(), 2);
+        assert_eq!(script.queue("q").bytes, 50);
+        assert_eq!(script.events, vec!["q1 ready", "q2 ready"]);
+        let peeked = script.state.peek(QueueId(1), None, Offset(1), 2);
+        let told: Vec<_> = peeked
+            .iter()
+            .map(|p| (p.offset.0, p.message_id.0, p.body.item))
+            .collect();
+        assert_eq!(told, vec![(1, 2, 1), (2, 4, 3)]);
+    }
+
+    #[test]
+    fn bad_shapes_are_refused() {
+        let mut script = Script::with_queues(&["q"]);
+        let field = |rejection| match rejection {
+            Rejection::InvalidField { field, .. } => field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(script.refused(publish_runs(&[]))), "runs");
+        assert_eq!(field(script.refused(publish("q", 1_001))), "runs");
+        assert_eq!(
+            field(script.refused(publish_runs(&[("q", 1), ("q", 0)]))),
+            "runs.count"
+        );
+        let mut short = claimed(1, 1, &[("q", 2)], 0);
+        short.producer.as_mut().unwrap().digests.pop();
+        assert_eq!(
+            field(script.refused(Command::Publish(short))),
+            "producer.digests"
+        );
+        let mut elsewhere = claimed(1, 1, &[("q", 2)], 0);
+        elsewhere.namespace = "none".into();
+        let rejection = script.refused(Command::Publish(elsewhere));
+        assert!(matches!(rejection, Rejection::NamespaceNotFound { .. }));
+    }
+
+    #[test]
+    fn a_retry_is_stored_once() {
+        let mut script = with_producer();
+        let mut go = |first, count, salt| {
+            published(script.run(Command::Publish(claimed(1, first, &[("q", count)], salt))))
+        };
+        assert_eq!(go(1, 3, 0), (vec![range_of(0, 3, 1, 1, false)], NOTHING));
+        assert_eq!(go(1, 3, 0), (vec![range_of(0, 3, 1, 0, true)], NOTHING));
+        let both = vec![range_of(0, 1, 3, 0, true), range_of(1, 2, 4, 1, false)];
+        assert_eq!(go(3, 3, 0), (both, NOTHING));
+        let reused = RefusedItem {
+            item: 0,
+            rejection: Rejection::SequenceReused { sequence: 5 },
+        };
+        assert_eq!(go(5, 1, 1), (vec![], vec![reused]));
+        let gap = RefusedItem {
+            item: 0,
+            rejection: Rejection::OutOfSequence { expected: 6 },
+        };
+        assert_eq!(go(7, 1, 0), (vec![], vec![gap]));
+        assert_eq!(script.counts("q"), [5, 0, 0, 0]);
+    }
+
+    #[test]
+    fn old_epochs_unknown_producers_and_bad_claims_are_told() {
+        let mut script = with_producer();
+        open(&mut script, 2);
+        let mut why = |publish: Publish| {
+            let (accepted, refused) = published(script.run(Command::Publish(publish)));
+            assert_eq!(accepted, vec![]);
+            refused[0].rejection.clone()
+        };
+        let fenced = Rejection::ProducerFenced { current_epoch: 2 };
+        assert_eq!(why(claimed(1, 1, &[("q", 1)], 0)), fenced);
+        let epoch = why(claimed(3, 1, &[("q", 1)], 0));
+        assert!(matches!(
+            epoch,
+            Rejection::InvalidField {
+                field: "producer.epoch",
+                ..
+            }
+        ));
+        let zero = why(claimed(2, 0, &[("q", 1)], 0));
+        let field = "producer.first_sequence";
+        assert!(matches!(zero, Rejection::InvalidField { field: f, .. } if f == field));
+        let mut stranger = claimed(2, 1, &[("q", 1)], 0);
+        stranger.producer.as_mut().unwrap().id = ProducerId(99);
+        assert_eq!(why(stranger), Rejection::UnknownProducer);
+        let far = Rejection::OutOfSequence { expected: 1 };
+        assert_eq!(why(claimed(2, u64::MAX, &[("q", 2)], 0)), far);
+    }
+
+    #[test]
+    fn a_refused_message_consumes_no_sequence() {
+        let mut script = with_producer();
+        let runs = [("q", 1), ("none", 1), ("q", 1)];
+        let outcome = script.run(Command::Publish(claimed(1, 1, &runs, 0)));
+        let (accepted, refused) = published(outcome);
+        assert_eq!(accepted, vec![range_of(0, 1, 1, 1, false)]);
+        let unroutable = Rejection::Unroutable {
+            routing_key: "none".into(),
+        };
+        let gap = Rejection::OutOfSequence { expected: 2 };
+        let reasons: Vec<_> = refused.into_iter().map(|r| (r.item, r.rejection)).collect();
+        assert_eq!(reasons, vec![(1, unroutable), (2, gap)]);
+        script.run(create("none", QueueSettings::default()));
+        let (accepted, refused) = published(script.run(Command::Publish(claimed(1, 1, &runs, 0))));
+        assert_eq!(refused, NOTHING);
+        assert_eq!(
+            accepted,
+            vec![range_of(0, 1, 1, 0, true), range_of(1, 2, 2, 1, false)]
+        );
+    }
+
+    #[test]
+    fn an_atomic_publish_names_what_is_wrong_in_itself() {
+        let mut script = with_producer();
+        let mut publish = claimed(1, 1, &[("q", 1), ("none", 1), ("q", 1)], 0);
+        publish.atomic = true;
+        let (accepted, refused) = published(script.run(Command::Publish(publish.clone())));
+        assert_eq!(accepted, vec![]);
+        let unroutable = Rejection::Unroutable {
+            routing_key: "none".into(),
+        };
+        let reasons: Vec<_> = refused.into_iter().map(|r| r.rejection).collect();
+        let whole = Rejection::BatchRefused;
+        assert_eq!(reasons, vec![whole.clone(), unroutable, whole]);
+        assert_eq!(script.counts("q"), [0, 0, 0, 0]);
+        script.run(create("none", QueueSettings::default()));
+        let (accepted, _) = published(script.run(Command::Publish(publish)));
+        assert_eq!(accepted, vec![range_of(0, 3, 1, 1, false)]);
+    }
+
+    #[test]
+    fn what_is_no_longer_remembered_is_a_duplicate_without_id() {
+        let mut script = with_producer();
+        for first in [1, 1_001] {
+            script.run(Command::Publish(claimed(1, first, &[("q", 1_000)], 0)));
+        }
+        let window = limits::PRODUCER_WINDOW_MAX as u64;
+        let oldest = 2_001 - window;
+        let outcome = script.run(Command::Publish(claimed(1, oldest - 2, &[("q", 4)], 0)));
+        let forgotten = range_of(0, 2, 0, 0, true);
+        let known = range_of(2, 2, oldest, 0, true);
+        assert_eq!(published(outcome), (vec![forgotten, known], NOTHING));
+    }
+
+    #[test]
+    fn a_new_epoch_goes_on_where_the_old_one_stood() {
+        let mut script = with_producer();
+        script.run(Command::Publish(claimed(1, 1, &[("q", 2)], 0)));
+        open(&mut script, 2);
+        let outcome = script.run(Command::Publish(claimed(2, 2, &[("q", 2)], 0)));
+        let accepted = vec![range_of(0, 1, 2, 0, true), range_of(1, 1, 3, 1, false)];
+        assert_eq!(published(outcome), (accepted, NOTHING));
+    }
+}

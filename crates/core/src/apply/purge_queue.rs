@@ -31,3 +31,36 @@ impl State {
         Ok(Outcome::Purged { messages })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    fn purge(include_delayed: bool) -> Command {
+        Command::PurgeQueue(PurgeQueue {
+            namespace: "default".into(),
+            queue: "q".into(),
+            include_delayed,
+        })
+    }
+
+    #[test]
+    fn what_is_held_stays() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 10));
+        script.receive("q", 4, "a");
+        let nack = crate::command::SettleKind::Nack { delay_ms: Some(50) };
+        script.settle(vec![range(0, 2, 1, nack)]);
+        assert_eq!(script.counts("q"), [6, 2, 2, 0]);
+        assert_eq!(script.run(purge(false)), Outcome::Purged { messages: 6 });
+        assert_eq!(script.counts("q"), [0, 2, 2, 0]);
+        assert_eq!(script.run(purge(true)), Outcome::Purged { messages: 2 });
+        assert_eq!(script.counts("q"), [0, 0, 2, 0]);
+        assert_eq!(script.queue("q").counters.purged, 8);
+        assert_eq!(script.queue("q").bytes, 20);
+        assert_eq!(script.run(purge(true)), Outcome::Purged { messages: 0 });
+    }
+}

@@ -56,3 +56,113 @@ fn changed(there: &QueueSettings, changes: &QueueChanges) -> QueueSettings {
         paused: changes.paused.unwrap_or(there.paused),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    fn update(changes: QueueChanges, revision: Option<u64>) -> Command {
+        Command::UpdateQueue(UpdateQueue {
+            namespace: "default".into(),
+            queue: "q".into(),
+            changes,
+            revision,
+        })
+    }
+
+    fn pause(paused: bool) -> QueueChanges {
+        QueueChanges {
+            paused: Some(paused),
+            ..QueueChanges::default()
+        }
+    }
+
+    fn revision(outcome: &Outcome) -> u64 {
+        match outcome {
+            Outcome::Queue { revision, .. } => *revision,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn revisions_count_changes() {
+        let mut script = Script::with_queues(&["q"]);
+        assert_eq!(
+            revision(&script.run(update(QueueChanges::default(), None))),
+            1
+        );
+        assert_eq!(revision(&script.run(update(pause(true), Some(1)))), 2);
+        let stale = Rejection::RevisionMismatch { current: 2 };
+        assert_eq!(script.refused(update(pause(false), Some(1))), stale);
+        let bad = QueueChanges {
+            lease_ms: Some(0),
+            ..QueueChanges::default()
+        };
+        let rejection = script.refused(update(bad, None));
+        assert!(matches!(
+            rejection,
+            Rejection::InvalidField {
+                field: "settings.lease_ms",
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn a_paused_queue_takes_and_gives_nothing() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(attach("q", 1, 10));
+        script.run(update(pause(true), None));
+        script.run(publish("q", 2));
+        assert_eq!(script.events, vec![""; 0]);
+        assert_eq!(script.receive("q", 1, "a"), vec![]);
+        script.run(update(pause(false), None));
+        assert_eq!(script.events, vec!["s1 gets 0-1@1 x1"]);
+    }
+
+    #[test]
+    fn who_waits_is_told_when_the_pause_ends() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(update(pause(true), None));
+        script.run(publish("q", 2));
+        script.run(update(pause(false), None));
+        assert_eq!(script.events, vec!["q1 ready"]);
+    }
+
+    #[test]
+    fn parked_messages_follow_the_target() {
+        let mut script = Script::with_queues(&["q", "dead"]);
+        let target = |dead_letter| {
+            let changes = QueueChanges {
+                dead_letter: Some(dead_letter),
+                ..QueueChanges::default()
+            };
+            update(changes, None)
+        };
+        let to = |name: &str| {
+            target(Some(DeadLetter {
+                routing_key: name.into(),
+            }))
+        };
+        let reject = |at| range(at, 1, at + 1, crate::command::SettleKind::Reject);
+        script.run(publish("q", 3));
+        script.receive("q", 3, "a");
+
+        script.run(to("missing"));
+        script.settle(vec![reject(0), reject(1)]);
+        assert_eq!(script.counts("q"), [0, 0, 1, 2]);
+        script.run(to("dead"));
+        assert_eq!(script.counts("q"), [0, 0, 1, 0]);
+        assert_eq!(script.counts("dead"), [2, 0, 0, 0]);
+
+        script.run(to("missing"));
+        script.settle(vec![reject(2)]);
+        assert_eq!(script.counts("q"), [0, 0, 0, 1]);
+        script.run(target(None));
+        assert_eq!(script.counts("q"), [0, 0, 0, 0]);
+        assert_eq!(script.queue("q").counters.dropped, 1);
+    }
+}
