@@ -16,6 +16,7 @@ mod checkpoint;
 mod codec;
 mod config;
 mod error;
+mod folders;
 mod log_store;
 mod machine;
 mod network;
@@ -28,12 +29,15 @@ mod seam;
 mod serve;
 mod shelf;
 mod status;
+#[cfg(test)]
+mod suite;
 mod transport;
 mod types;
 
 pub use applied::{AppliedEntry, AppliedSink};
 pub use config::{DIGEST_EVERY, DIGESTS_KEPT, FRAME_BYTES_MAX, GROUP, ReplicaConfig};
 pub use error::{BootstrapError, PeerRefusal, ProposeError, ReadError, StartError};
+pub use folders::Folders;
 pub use replica::{Committed, Replica, Storage};
 pub use restore::{CheckpointOpener, SledFolder};
 pub use seam::{Runtime, Stop, Worker};

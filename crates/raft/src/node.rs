@@ -334,13 +334,15 @@ impl<R: Runtime> Attempt<R> {
     fn start(raft: &Raft<Types<R>, Machine<R>>, term: u64, payload: Bytes) -> Self {
         let (responder, answer) = OneshotResponder::new_pair();
         let raft = raft.clone();
-        let mut send: BoxFuture<'static, _> = Box::pin(async move {
+        let send = async move {
             let leader = CommittedLeaderId::new(term);
             raft.write(Payload(payload))
                 .with_leader(leader)
                 .responder(responder)
                 .await
-        });
+        };
+        // Not limited by the task's budget, which would hold back a call among many.
+        let mut send: BoxFuture<'static, _> = Box::pin(tokio::task::unconstrained(send));
         let sent = (&mut send).now_or_never();
         Self { send, sent, answer }
     }

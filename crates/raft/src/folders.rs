@@ -1,0 +1,99 @@
+//! A node's folders on a real disk, and the thread that writes its log.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use ticketrail_storage::{
+    DiskLock, Identity, Log, LogConfig, OsDisk, Recovery, StorageError, identity,
+};
+
+use crate::error::StartError;
+use crate::replica::Storage;
+use crate::restore::SledFolder;
+
+/// The folders `log` (with identity and vote), `snapshots` and `checkpoint` under a node's data
+/// directory. Held until closed.
+pub struct Folders {
+    log: Log,
+    writer: JoinHandle<io::Result<()>>,
+    _held: DiskLock,
+}
+
+impl Folders {
+    /// Opens the folders, makes them where they are not, and starts the log's writer.
+    ///
+    /// # Errors
+    /// When another process holds them, they are another node's, or synced bytes are damaged.
+    pub fn open(
+        root: &Path,
+        cluster_id: u128,
+        node_id: u64,
+    ) -> Result<(Self, Storage, Recovery), StartError> {
+        Self::open_with(root, LogConfig::new(cluster_id, node_id))
+    }
+
+    /// As [`Folders::open`], with settings for the log.
+    ///
+    /// # Errors
+    /// As [`Folders::open`].
+    pub fn open_with(
+        root: &Path,
+        config: LogConfig,
+    ) -> Result<(Self, Storage, Recovery), StartError> {
+        let owner = Identity {
+            cluster_id: config.cluster_id,
+            node_id: config.node_id,
+        };
+        let disk = open_folder(&root.join("log"))?;
+        let snapshots = open_folder(&root.join("snapshots"))?;
+        let held = identity::open(&disk, owner)?;
+        let (log, writer, recovery) = Log::open(Arc::new(disk), config)?;
+        let writer = std::thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|source| StartError::Io {
+                doing: "starting the log's writer",
+                source,
+            })?;
+        let storage = Storage {
+            log: log.clone(),
+            checkpoint: Box::new(SledFolder::new(&root.join("checkpoint"))),
+            snapshots: Arc::new(snapshots),
+        };
+        Ok((
+            Self {
+                log,
+                writer,
+                _held: held,
+            },
+            storage,
+            recovery,
+        ))
+    }
+
+    /// Lets the log's writer drain and ends it. Blocks; after the replica's shutdown.
+    ///
+    /// # Errors
+    /// When the log had failed.
+    pub fn close(self) -> Result<(), StorageError> {
+        self.log.close();
+        match self.writer.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(StorageError::Stopped {
+                reason: error.to_string(),
+            }),
+            Err(_) => Err(StorageError::Stopped {
+                reason: "its writer panicked".to_owned(),
+            }),
+        }
+    }
+}
+
+fn open_folder(path: &Path) -> Result<OsDisk, StartError> {
+    OsDisk::new(path).map_err(|source| StartError::Io {
+        doing: "opening a folder",
+        source,
+    })
+}
