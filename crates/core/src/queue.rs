@@ -76,8 +76,8 @@ pub(crate) struct Queue {
     /// Consumers that can take messages, in the order of their turns.
     pub(crate) line: BTreeMap<u64, SessionId>,
     pub(crate) sessions: BTreeSet<SessionId>,
-    /// Bytes of all messages in it.
-    pub(crate) bytes: u64,
+    /// Bytes of all messages in it; wide, so that no claim of a publish can overflow the sum.
+    pub(crate) bytes: u128,
     /// Something became ready in the present entry.
     pub(crate) became_ready: bool,
     /// Its row was there at the last drain.
@@ -146,7 +146,7 @@ impl Queue {
             delayed: self.delayed.len() as u64,
             in_flight: self.in_flight,
             parked: self.parked.len() as u64,
-            bytes: self.bytes,
+            bytes: u64::try_from(self.bytes).unwrap_or(u64::MAX),
             consumers: self.sessions.len() as u64,
             next_offset: self.next_offset,
             oldest_ready: oldest.map(|message| message.published_at),
@@ -203,7 +203,7 @@ impl Queue {
         let first = self.next_offset;
         let count = u64::from(run.count);
         self.next_offset = first.plus(count);
-        self.bytes = self.bytes.saturating_add(run.bytes);
+        self.bytes = self.bytes.saturating_add(u128::from(run.bytes));
         shared.bodies.add(run.body.position.index, count);
         if !self.joins_last_run(first, &run) {
             let live = run.count;
@@ -224,7 +224,9 @@ impl Queue {
             && row.body.item.checked_add(row.count) == Some(next.body.item)
             && row.first_message_id.0.checked_add(count) == Some(next.first_message_id.0)
             && row.published_at == next.published_at;
-        let (Some(count), true) = (row.count.checked_add(next.count), goes_on) else {
+        let count = row.count.checked_add(next.count);
+        let bytes = row.bytes.checked_add(next.bytes);
+        let (Some(count), Some(bytes), true) = (count, bytes, goes_on) else {
             return false;
         };
         // A run's bytes are shared evenly among its messages, so one that lost some does not grow.
@@ -233,7 +235,7 @@ impl Queue {
         }
         if let Some(run) = self.runs.get_mut(&start) {
             run.row.count = count;
-            run.row.bytes = run.row.bytes.saturating_add(next.bytes);
+            run.row.bytes = bytes;
             run.live = count;
         }
         true
@@ -287,9 +289,8 @@ impl Queue {
             }
             let before = run.live_bytes();
             run.live = run.live.saturating_sub(low32(part));
-            self.bytes = self
-                .bytes
-                .saturating_sub(before.saturating_sub(run.live_bytes()));
+            let less = before.saturating_sub(run.live_bytes());
+            self.bytes = self.bytes.saturating_sub(u128::from(less));
             shared.bodies.sub(run.row.body.position.index, part);
             if run.live == 0 {
                 self.runs.remove(&start);

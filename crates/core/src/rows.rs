@@ -224,7 +224,8 @@ impl Queue {
         }
         let leases = self.leases.map().values();
         self.in_flight = leases.map(|lease| u64::from(lease.count)).sum();
-        self.bytes = self.runs.map().values().map(Run::live_bytes).sum();
+        let bytes = self.runs.map().values().map(Run::live_bytes);
+        self.bytes = bytes.map(u128::from).sum();
         for (number, attempt) in self.attempts.map() {
             self.attempts_by_id.insert(attempt.id.clone(), *number);
         }
