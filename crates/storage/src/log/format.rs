@@ -263,11 +263,10 @@ pub(crate) fn decode_header(
         .then_some(header)
 }
 
-/// Whether the bytes at `at` begin like a batch, whole or not.
-pub(crate) fn looks_like_a_batch(segment: &[u8], at: u64) -> bool {
-    segment
-        .get(at as usize..at as usize + BATCH_HEADER_BYTES)
-        .is_some_and(|bytes| u32_at(bytes, 0) == BATCH_MAGIC)
+/// Whether the bytes at `at` begin like a batch of this segment's present life, whole or not.
+pub(crate) fn looks_like_a_batch(epoch: u64, segment: &[u8], at: u64) -> bool {
+    let head = segment.get(at as usize..at as usize + BATCH_HEADER_BYTES);
+    head.is_some_and(|head| u32_at(head, 0) == BATCH_MAGIC && u64_at(head, 16) == epoch)
 }
 
 /// All records of a batch whose header is good; `None` if one of them is not.

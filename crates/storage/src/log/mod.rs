@@ -175,8 +175,9 @@ impl Log {
         self.submit(|state| state.truncate_after(last_kept), done);
     }
 
-    /// Declares everything up to this entry as no longer needed by Raft. Beyond the last entry it empties the log, which then goes on
-    /// behind `upto_index`. Bodies stay readable with [`Log::read_body`] until their segment is recycled.
+    /// Declares everything up to this entry as no longer needed by Raft. Bodies stay readable with [`Log::read_body`] until their
+    /// segment is recycled. Where the log does not hold this very entry, of this term, it is emptied, bodies included, and goes on
+    /// behind `upto_index`: that is what an installed snapshot asks for.
     pub fn purge(&self, upto_index: u64, term: u64, done: Done) {
         self.submit(
             |state| {
@@ -223,6 +224,11 @@ impl Log {
     /// `DataLoss` when the bytes on disk fail their check.
     pub fn read(&self, index: u64) -> Result<Option<Record>, StorageError> {
         Ok(self.read_range(index..index.saturating_add(1), 0)?.pop())
+    }
+
+    /// The term of an entry that the log holds, or of the newest purged one; without a read.
+    pub fn term_of(&self, index: u64) -> Option<u64> {
+        self.shared.lock().term_of(index)
     }
 
     /// Consecutive entries from `range.start` on: as many as fit `max_bytes` of payload, but at least one if the log holds it.

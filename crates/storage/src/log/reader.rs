@@ -52,10 +52,10 @@ pub(crate) fn read_body(shared: &Shared, index: u64) -> Result<Bytes, StorageErr
         if let Some(record) = state.cache.get(index) {
             return Ok(record.payload.clone());
         }
-        state
-            .table
-            .locate(index)
-            .ok_or(StorageError::NoSuchEntry { index })?
+        // Beyond the last entry the table may still have what a truncation on its way to the disk has removed.
+        let is_past_the_end = state.last_index().is_none_or(|last| index > last);
+        let place = state.table.locate(index).filter(|_| !is_past_the_end);
+        place.ok_or(StorageError::NoSuchEntry { index })?
     };
     let stretch = Stretch::of(index, place);
     let record = stretch

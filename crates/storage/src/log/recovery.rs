@@ -232,7 +232,7 @@ impl<'a> Scan<'a> {
         self.bytes += scanned.end - DATA_START;
         if !scanned.sealed {
             scanned.beyond = self.search_beyond(&segment, &content, at);
-            scanned.torn = torn_tail(&content, at, scanned.beyond);
+            scanned.torn = torn_tail(epoch, &content, at, scanned.beyond);
         }
         self.scanned.push(scanned);
         Ok(())
@@ -621,10 +621,10 @@ fn read_batch(
 
 /// What a torn write left at the end of the batches: a batch that is not whole, or whole ones behind it (a footer that reached
 /// the disk before the batch that it follows). Other bytes there are zeros or a recycled segment's old content.
-fn torn_tail(content: &[u8], end: u64, beyond: Option<u64>) -> Option<(u64, Vec<u8>)> {
+fn torn_tail(epoch: u64, content: &[u8], end: u64, beyond: Option<u64>) -> Option<(u64, Vec<u8>)> {
     let head = content.get(end as usize..)?;
     let mut torn_bytes = beyond.map_or(0, |beyond| beyond - end);
-    if format::looks_like_a_batch(content, end) {
+    if format::looks_like_a_batch(epoch, content, end) {
         let batch_bytes = format::batch_bytes(u64::from(header::u32_at(head, 12)));
         torn_bytes = torn_bytes.max(batch_bytes.min(KEPT_ASIDE_BYTES_MAX));
     }

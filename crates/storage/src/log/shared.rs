@@ -22,7 +22,11 @@ pub(crate) enum Op {
     Truncate {
         from: u64,
     },
-    Purge(LogPosition),
+    /// `forget`: what the log holds is not what was purged; none of it may be read any more.
+    Purge {
+        upto: LogPosition,
+        forget: bool,
+    },
     Vote(Bytes),
     /// Nothing to write; answered in its turn.
     Nothing,
@@ -119,6 +123,16 @@ impl State {
             && self.last_index().is_some_and(|last| index <= last)
     }
 
+    pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
+        let purged = self.purged.filter(|purged| purged.index == index);
+        let held = || {
+            self.holds(index)
+                .then(|| self.terms.term_of(index))
+                .flatten()
+        };
+        purged.map(|purged| purged.term).or_else(held)
+    }
+
     fn append(&mut self, records: Vec<Record>) -> Option<Op> {
         let (first, last) = (records.first()?, records.last()?);
         self.last = Some(LogPosition {
@@ -184,13 +198,19 @@ impl State {
         if self.purged.is_some_and(|purged| purged.index >= upto.index) {
             return None;
         }
+        // A purge beyond the end, or of an entry of another term, follows the install of a snapshot: whether the entries here are
+        // the ones that the snapshot includes is not known, so their bodies must never be served for them.
+        let forget = !self.holds(upto.index) || self.terms.term_of(upto.index) != Some(upto.term);
+        if forget {
+            self.cache.clear();
+            self.terms.truncate(0);
+            self.last = Some(upto);
+            self.durable_index = None;
+        }
         self.purged = Some(upto);
         self.start = Some(upto.index + 1);
         self.terms.purge(upto.index);
-        if self.last_index().is_none_or(|last| last <= upto.index) {
-            self.last = Some(upto);
-        }
-        Some(Op::Purge(upto))
+        Some(Op::Purge { upto, forget })
     }
 
     pub(crate) fn segments(&self) -> Vec<SegmentInfo> {

@@ -216,7 +216,10 @@ impl LogWriter {
                 settled.append = Some(append);
             }
             Op::Truncate { from } => self.write_truncate(from, settled)?,
-            Op::Purge(upto) => {
+            Op::Purge { upto, forget } => {
+                if forget {
+                    self.write_truncate(0, settled)?;
+                }
                 self.standing.purged = Some(upto);
                 self.standing.start_index = Some(upto.index + 1);
             }
