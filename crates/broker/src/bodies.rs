@@ -52,10 +52,11 @@ impl Bodies {
         Ok(messages)
     }
 
-    /// One message's bytes.
-    pub(crate) fn message(&self, body: BodyRef) -> Result<Bytes, Problem> {
-        let index = body.position.index;
-        Ok(pick(&*self.entry(index)?, body)?.message.clone())
+    /// One message's routing key and bytes.
+    pub(crate) fn message(&self, body: BodyRef) -> Result<(String, Bytes), Problem> {
+        let entry = self.entry(body.position.index)?;
+        let stored = pick(&entry, body)?;
+        Ok((stored.routing_key.to_owned(), stored.message.clone()))
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {

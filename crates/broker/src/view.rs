@@ -15,7 +15,9 @@ use crate::topology::namespace_or_default;
 pub struct PeekedMessage {
     /// Where it is and what state it is in.
     pub peeked: Peeked,
-    /// The encoded `store.v1.Message`.
+    /// The routing key that it was published with.
+    pub routing_key: String,
+    /// The encoded `store.v1.StoredMessage`.
     pub message: Bytes,
 }
 
@@ -100,8 +102,12 @@ impl Broker {
             })
             .await?;
         let with_bytes = |peeked: Peeked| {
-            let message = self.inner.bodies.message(peeked.body)?;
-            Ok(PeekedMessage { peeked, message })
+            let (routing_key, message) = self.inner.bodies.message(peeked.body)?;
+            Ok(PeekedMessage {
+                peeked,
+                routing_key,
+                message,
+            })
         };
         Ok((
             id,
