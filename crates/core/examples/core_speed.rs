@@ -43,7 +43,7 @@ impl Bench {
             .expect("the benchmark breaks no invariant")
     }
 
-    fn attach(&mut self, session: u128, prefetch: u32) {
+    fn attach(&mut self, session: u128, prefetch: u32) -> Applied {
         self.apply(vec![Command::AttachConsumer(AttachConsumer {
             namespace: "default".into(),
             queue: "q".into(),
@@ -51,7 +51,7 @@ impl Bench {
             owner: Owner::default(),
             prefetch,
             lease_ms: None,
-        })]);
+        })])
     }
 }
 
@@ -104,13 +104,14 @@ fn run(name: &str, batch: u32, consumers: u128, producer: bool, backlog: u32) {
     for _ in 0..backlog {
         bench.apply(vec![publish(1_000, None)]);
     }
+    let mut first = Applied::default();
     for session in 1..=consumers {
-        bench.attach(session, 256);
+        first.events.extend(bench.attach(session, 256).events);
     }
     let rounds = 400_000 / batch;
     let mut spent = std::time::Duration::ZERO;
     let mut sequence = 1;
-    let mut settle: Option<Command> = None;
+    let mut settle = (!first.events.is_empty()).then(|| acks(&first));
     for round in 0..rounds {
         let mut commands = vec![publish(batch, producer.then_some(sequence))];
         sequence += u64::from(batch);

@@ -103,8 +103,8 @@ impl Generator {
     }
 
     fn namespace(&mut self) -> String {
-        if self.random.one_in(10) {
-            return self.random.pick(&["n", "none", ""]).into();
+        if self.random.one_in(8) {
+            return self.random.pick(&["n", "n", "n", "none", ""]).into();
         }
         "default".into()
     }
@@ -182,10 +182,10 @@ impl Generator {
                 include_delayed: self.random.one_in(2),
             }),
             96..=97 => Command::CreateNamespace(CreateNamespace {
-                namespace: self.namespace(),
+                namespace: self.random.pick(&["n", "n", "default", ""]).into(),
             }),
             98 => Command::DeleteNamespace(DeleteNamespace {
-                namespace: self.namespace(),
+                namespace: self.random.pick(&["n", "n", "default", "none"]).into(),
             }),
             _ => self.rare(),
         }
