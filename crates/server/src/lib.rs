@@ -1,1 +1,25 @@
-//! Room `server`.
+//! The process: gRPC services for clients, the peer transport, configuration, health, start and
+//! stop. The only room that opens sockets or reads the wall clock.
+//!
+//! `cli` calls [`run`] with a validated [`ServerConfig`]. A call of a client is checked and
+//! converted (`convert`), done by `ticketrail-broker`, and converted back (`services`); this room
+//! decides nothing about messages and keeps nothing of them. What bounds a connection is in
+//! `listen`, what nodes say to each other in `peer`, every number in `limits`.
+//!
+//! Start reading at [`run`], then `services::publisher` for the way of a call, then
+//! `services::consume_stream`.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod config;
+mod convert;
+mod limits;
+mod listen;
+mod node;
+mod peer;
+mod run;
+mod services;
+
+pub use config::{
+    Bootstrap, ConfigError, Member, MessageLimits, ServerConfig, WrittenConfig, WrittenLimits,
+};
+pub use run::{Listeners, RunError, run, run_on};

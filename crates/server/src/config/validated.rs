@@ -1,0 +1,389 @@
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use ticketrail_core::NodeId;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::written::{WrittenConfig, WrittenLimits};
+use crate::limits;
+
+/// A configuration that can start a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Where clients are served, `host:port`.
+    pub listen: String,
+    /// Where other nodes are served, `host:port`.
+    pub peer_listen: String,
+    /// Folder of everything that this node keeps.
+    pub data_dir: PathBuf,
+    /// Whether server reflection is on.
+    pub reflection: bool,
+    /// The cluster to make where the folder is empty.
+    pub bootstrap: Option<Bootstrap>,
+    /// Bounds of what clients may send.
+    pub limits: MessageLimits,
+}
+
+/// A new cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// Identity of the cluster; never 0.
+    pub cluster_id: u128,
+    /// The same where it was written, none where it was made from the members.
+    pub given_id: Option<u128>,
+    /// All members by id; this node is one of them.
+    pub members: Vec<Member>,
+}
+
+/// A member and where it is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// Where it serves clients, `host:port`.
+    pub client_address: String,
+    /// Where it serves other nodes, `host:port`.
+    pub peer_address: String,
+}
+
+/// Bounds of what clients may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageLimits {
+    /// Largest body.
+    pub body_bytes_max: usize,
+    /// Most messages of a batch.
+    pub batch_messages_max: usize,
+    /// Most bytes of a batch; at least a body's.
+    pub batch_bytes_max: usize,
+}
+
+impl Default for MessageLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: limits::BODY_BYTES_DEFAULT,
+            batch_messages_max: limits::BATCH_MESSAGES_DEFAULT,
+            batch_bytes_max: limits::BATCH_BYTES_DEFAULT,
+        }
+    }
+}
+
+/// Why a configuration cannot start a node.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// A file cannot be read, or is not what it should be.
+    #[error("configuration file `{}`: {why}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A setting is missing.
+    #[error("`{0}` is missing: give it as a flag or in the configuration file")]
+    Missing(&'static str),
+    /// A setting is out of its bounds.
+    #[error("`{setting}` must be {must}, not `{found}`")]
+    Invalid {
+        /// Which.
+        setting: &'static str,
+        /// What it must be.
+        must: String,
+        /// What it is.
+        found: String,
+    },
+}
+
+fn invalid(setting: &'static str, must: impl Into<String>, found: impl ToString) -> ConfigError {
+    ConfigError::Invalid {
+        setting,
+        must: must.into(),
+        found: found.to_string(),
+    }
+}
+
+impl WrittenConfig {
+    /// Checks everything and fills the defaults in.
+    pub fn validate(self) -> Result<ServerConfig, ConfigError> {
+        let node = NodeId(self.node_id.ok_or(ConfigError::Missing("node_id"))?);
+        if node.0 == 0 {
+            return Err(invalid("node_id", "1 or more", 0));
+        }
+        let listen = address("listen", self.listen.ok_or(ConfigError::Missing("listen"))?)?;
+        let peer_listen = self
+            .peer_listen
+            .ok_or(ConfigError::Missing("peer_listen"))?;
+        let peer_listen = address("peer_listen", peer_listen)?;
+        if listen == peer_listen && !listen.ends_with(":0") {
+            return Err(invalid(
+                "peer_listen",
+                "another address than `listen`",
+                peer_listen,
+            ));
+        }
+        let bootstrap = match (&self.bootstrap, &self.cluster_id) {
+            (Some(members), cluster_id) => Some(bootstrap(node, members, cluster_id.as_deref())?),
+            (None, None) => None,
+            (None, Some(_)) => return Err(ConfigError::Missing("bootstrap")),
+        };
+        Ok(ServerConfig {
+            node,
+            listen,
+            peer_listen,
+            data_dir: self.data_dir.ok_or(ConfigError::Missing("data_dir"))?,
+            reflection: self.reflection.unwrap_or(true),
+            bootstrap,
+            limits: message_limits(&self.limits)?,
+        })
+    }
+}
+
+fn address(setting: &'static str, text: String) -> Result<String, ConfigError> {
+    let port = text
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty())
+        .map(|(_, port)| port);
+    match port.map(str::parse::<u16>) {
+        Some(Ok(_)) => Ok(text),
+        _ => Err(invalid(setting, "`host:port`", text)),
+    }
+}
+
+fn bootstrap(node: NodeId, list: &str, id: Option<&str>) -> Result<Bootstrap, ConfigError> {
+    let mut members = list.split(',').map(member).collect::<Result<Vec<_>, _>>()?;
+    members.sort_by_key(|member| member.node);
+    let ids: BTreeSet<_> = members.iter().map(|member| member.node).collect();
+    if ids.len() != members.len() {
+        return Err(invalid("bootstrap", "a list with each id once", list));
+    }
+    if !ids.contains(&node) {
+        return Err(invalid(
+            "bootstrap",
+            format!("a list with this node, {node}"),
+            list,
+        ));
+    }
+    let given_id = id.map(cluster_id).transpose()?;
+    let cluster_id = given_id.unwrap_or_else(|| made_from(&members));
+    Ok(Bootstrap {
+        cluster_id,
+        given_id,
+        members,
+    })
+}
+
+fn cluster_id(text: &str) -> Result<u128, ConfigError> {
+    match u128::from_str_radix(text, 16) {
+        Ok(id) if id != 0 && text.len() == 32 => Ok(id),
+        _ => Err(invalid(
+            "cluster_id",
+            "32 hexadecimal digits, not all 0",
+            text,
+        )),
+    }
+}
+
+/// The same on all members, whatever the order in which the list was written.
+fn made_from(members: &[Member]) -> u128 {
+    let line = |m: &Member| format!("{}={}@{}\n", m.node, m.peer_address, m.client_address);
+    let text: String = members.iter().map(line).collect();
+    xxh3_128(text.as_bytes()).max(1)
+}
+
+fn member(text: &str) -> Result<Member, ConfigError> {
+    let wrong = || {
+        invalid(
+            "bootstrap",
+            "a list of `ID=PEER_HOST:PORT@CLIENT_HOST:PORT` with commas",
+            text,
+        )
+    };
+    let (id, addresses) = text.trim().split_once('=').ok_or_else(wrong)?;
+    let (peer, client) = addresses.split_once('@').ok_or_else(wrong)?;
+    let node = NodeId(id.parse().ok().filter(|id| *id > 0).ok_or_else(wrong)?);
+    let client_address = address("bootstrap", client.to_owned()).map_err(|_| wrong())?;
+    let peer_address = address("bootstrap", peer.to_owned()).map_err(|_| wrong())?;
+    Ok(Member {
+        node,
+        client_address,
+        peer_address,
+    })
+}
+
+fn message_limits(written: &WrittenLimits) -> Result<MessageLimits, ConfigError> {
+    let default = MessageLimits::default();
+    let within = |setting, value: Option<usize>, default: usize, hard: usize| match value {
+        None => Ok(default),
+        Some(value) if (1..=hard).contains(&value) => Ok(value),
+        Some(value) => Err(invalid(setting, format!("1..{hard}"), value)),
+    };
+    let body_bytes_max = within(
+        "limits.body_bytes_max",
+        written.body_bytes_max,
+        default.body_bytes_max,
+        limits::BODY_BYTES_HARD,
+    )?;
+    let batch_messages_max = within(
+        "limits.batch_messages_max",
+        written.batch_messages_max,
+        default.batch_messages_max,
+        limits::BATCH_MESSAGES_HARD,
+    )?;
+    let batch_bytes_max = within(
+        "limits.batch_bytes_max",
+        written.batch_bytes_max,
+        default.batch_bytes_max.max(body_bytes_max),
+        limits::BATCH_BYTES_HARD,
+    )?;
+    if batch_bytes_max < body_bytes_max {
+        let must = format!("at least `limits.body_bytes_max`, {body_bytes_max}");
+        return Err(invalid("limits.batch_bytes_max", must, batch_bytes_max));
+    }
+    Ok(MessageLimits {
+        body_bytes_max,
+        batch_messages_max,
+        batch_bytes_max,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"
+        node_id = 2
+        listen = "127.0.0.1:7401"
+        peer_listen = "127.0.0.1:7501"
+        data_dir = "data"
+        reflection = false
+        bootstrap = "2=b:7501@b:7401, 1=a:7500@a:7400,3=c:7502@c:7402"
+        cluster_id = "0123456789abcdef0123456789abcdef"
+        [limits]
+        body_bytes_max = 2097152
+    "#;
+
+    fn parse(text: &str) -> WrittenConfig {
+        WrittenConfig::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_full_file_is_understood() {
+        let config = parse(FULL).validate().unwrap();
+        assert_eq!(config.node, NodeId(2));
+        assert!(!config.reflection);
+        assert_eq!(config.limits.body_bytes_max, 2 << 20);
+        assert_eq!(config.limits.batch_bytes_max, 4 << 20);
+        let bootstrap = config.bootstrap.unwrap();
+        assert_eq!(
+            bootstrap.cluster_id,
+            0x0123_4567_89ab_cdef_0123_4567_89ab_cdef
+        );
+        assert_eq!(bootstrap.members[0].peer_address, "a:7500");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_and_named() {
+        for text in ["nodeid = 1", "[limits]\nbody = 1"] {
+            let why = WrittenConfig::parse(text).unwrap_err();
+            assert!(why.contains("unknown field"), "{why}");
+        }
+    }
+
+    #[test]
+    fn all_members_make_the_same_cluster_id_from_the_list() {
+        let id = |list: &str| {
+            let written = WrittenConfig {
+                bootstrap: Some(list.to_owned()),
+                cluster_id: None,
+                ..parse(FULL)
+            };
+            written.validate().unwrap().bootstrap.unwrap().cluster_id
+        };
+        assert_eq!(id("1=a:1@a:2,2=b:1@b:2"), id("2=b:1@b:2, 1=a:1@a:2"));
+        assert_ne!(id("1=a:1@a:2,2=b:1@b:2"), id("1=a:1@a:2,2=b:1@b:3"));
+    }
+
+    #[test]
+    fn flags_come_before_the_file() {
+        let flags = WrittenConfig {
+            listen: Some("x:1".to_owned()),
+            ..WrittenConfig::default()
+        };
+        let config = flags.or(parse(FULL)).validate().unwrap();
+        assert_eq!((config.listen.as_str(), config.node), ("x:1", NodeId(2)));
+    }
+
+    #[test]
+    fn each_wrong_setting_is_named() {
+        let change = |change: fn(&mut WrittenConfig)| {
+            let mut written = parse(FULL);
+            change(&mut written);
+            written.validate().unwrap_err().to_string()
+        };
+        let table: &[(fn(&mut WrittenConfig), &str)] = &[
+            (|w| w.node_id = None, "`node_id` is missing"),
+            (|w| w.node_id = Some(0), "`node_id` must be 1 or more"),
+            (
+                |w| w.node_id = Some(9),
+                "`bootstrap` must be a list with this node, 9",
+            ),
+            (|w| w.listen = None, "`listen` is missing"),
+            (
+                |w| w.listen = Some("7400".into()),
+                "`listen` must be `host:port`",
+            ),
+            (
+                |w| w.listen = Some("a:70000".into()),
+                "`listen` must be `host:port`",
+            ),
+            (
+                |w| w.peer_listen = w.listen.clone(),
+                "`peer_listen` must be another address",
+            ),
+            (|w| w.data_dir = None, "`data_dir` is missing"),
+            (
+                |w| w.limits.body_bytes_max = Some(17 << 20),
+                "`limits.body_bytes_max` must be 1..16777216",
+            ),
+            (
+                |w| w.limits.batch_messages_max = Some(1_001),
+                "`limits.batch_messages_max` must be 1..1000",
+            ),
+            (
+                |w| w.limits.batch_bytes_max = Some(1 << 20),
+                "`limits.batch_bytes_max` must be at least",
+            ),
+            (|w| w.bootstrap = None, "`bootstrap` is missing"),
+            (
+                |w| w.cluster_id = Some("ab".into()),
+                "`cluster_id` must be 32",
+            ),
+            (
+                |w| w.cluster_id = Some("0".repeat(32)),
+                "`cluster_id` must be 32",
+            ),
+            (
+                |w| w.bootstrap = Some("2=b:1".into()),
+                "`bootstrap` must be a list of `ID=PEER",
+            ),
+            (
+                |w| w.bootstrap = Some("0=b:1@b:2".into()),
+                "`bootstrap` must be a list of `ID=PEER",
+            ),
+            (
+                |w| w.bootstrap = Some("2=b:1@b:2,2=a:1@a:2".into()),
+                "each id once",
+            ),
+        ];
+        for (wrong, expected) in table {
+            let found = change(*wrong);
+            assert!(
+                found.contains(expected),
+                "expected `{expected}`, found `{found}`"
+            );
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The listeners: accepting connections, what every call of a client passes through, and the bounds
+//! that keep a silent or hostile peer from holding anything for long.
+
+mod call;
+mod guarded;
+
+pub(crate) use call::{CallLayer, Deadline, frame_problem};
+pub(crate) use guarded::accept;
+
+use tonic::transport::Server;
+
+use crate::limits;
+
+/// A gRPC server with our windows, pings and bounds, the same for clients and for peers.
+pub(crate) fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits::CONNECTION_STREAMS_MAX)
+        .http2_max_header_list_size(limits::METADATA_BYTES_MAX)
+        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+}

@@ -1,0 +1,212 @@
+use std::pin::Pin;
+
+use futures::Stream;
+use futures::stream::{FuturesOrdered, StreamExt};
+use ticketrail_broker::{Broker, LinkError};
+use ticketrail_core::{BootId, NodeId};
+use ticketrail_proto::error::{Problem, Reason};
+use ticketrail_proto::peer::peer_service_server::PeerService;
+use ticketrail_proto::peer::{
+    AppendEntriesRequest, AppendEntriesResponse, ForwardRequest, ForwardResponse, Header,
+    NotProposed, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse, Taken,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse, forward_response,
+};
+use ticketrail_raft::{PeerRefusal, PeerRequest, PeerResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::peers::Peers;
+use crate::limits;
+
+/// The answering half: `ticketrail.peer.v1.PeerService`.
+#[derive(Clone)]
+pub(crate) struct PeerEndpoint {
+    peers: Peers,
+    broker: Broker,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl PeerEndpoint {
+    /// For messages to this node.
+    pub(crate) fn new(peers: Peers, broker: Broker) -> Self {
+        Self { peers, broker }
+    }
+
+    /// Checks a message's header and notes its sender.
+    fn check(&self, header: Option<&Header>, wall_ms: u64) -> Result<(NodeId, BootId), Problem> {
+        let checked = self.peers.me().check(header);
+        match &checked {
+            Ok((node, boot)) => self.peers.heard(*node, *boot, wall_ms),
+            Err(problem) => tracing::warn!(%problem, ?header, "a peer message is refused"),
+        }
+        checked
+    }
+
+    async fn ask(&self, request: PeerRequest) -> Result<PeerResponse, Status> {
+        self.check(request.header(), 0)?;
+        let answer = self.broker.replica().handle(request).await;
+        answer.map_err(|refusal| refused(&refusal).into_status())
+    }
+
+    async fn append(
+        self,
+        mut requests: Streaming<AppendEntriesRequest>,
+        answers: mpsc::Sender<Result<AppendEntriesResponse, Status>>,
+    ) {
+        // Pushed, and so first polled, in the order in which they came: that is their order in Raft.
+        let mut working = FuturesOrdered::new();
+        loop {
+            let answer = tokio::select! {
+                biased;
+                Some(answer) = working.next() => answer,
+                request = requests.message(), if working.len() < limits::PEER_WORK_MAX => {
+                    let taken = match request {
+                        Ok(Some(request)) => self.take_append(request),
+                        Ok(None) | Err(_) => return,
+                    };
+                    match taken {
+                        Ok(answer) => {
+                            working.push_back(answer);
+                            continue;
+                        }
+                        Err(problem) => Err(problem.into_status()),
+                    }
+                }
+                () = answers.closed() => return,
+            };
+            let failed = answer.is_err();
+            if answers.send(answer).await.is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn take_append(
+        &self,
+        request: AppendEntriesRequest,
+    ) -> Result<impl Future<Output = Result<AppendEntriesResponse, Status>> + use<>, Problem> {
+        self.check(request.header.as_ref(), request.wall_clock_ms)?;
+        let replica = self.broker.replica().clone();
+        let peers = self.peers.clone();
+        Ok(async move {
+            match replica.handle(PeerRequest::AppendEntries(request)).await {
+                Ok(PeerResponse::AppendEntries(mut answer)) => {
+                    answer.wall_clock_ms = peers.wall_ms();
+                    Ok(answer)
+                }
+                Ok(_) => Err(mismatch()),
+                Err(refusal) => Err(refused(&refusal).into_status()),
+            }
+        })
+    }
+
+    async fn take_forwards(
+        self,
+        mut requests: Streaming<ForwardRequest>,
+        answers: mpsc::Sender<Result<ForwardResponse, Status>>,
+    ) {
+        while let Ok(Some(request)) = requests.message().await {
+            let answer = self.take_forward(request).map_err(Problem::into_status);
+            let failed = answer.is_err();
+            if answers.send(answer).await.is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn take_forward(&self, request: ForwardRequest) -> Result<ForwardResponse, Problem> {
+        let (sender, _) = self.check(request.header.as_ref(), 0)?;
+        let result = match self.broker.accept_forward(request.term, request.commands) {
+            Ok(()) => forward_response::Result::Taken(Taken {}),
+            Err(LinkError::NotTaken | LinkError::Broken) => {
+                forward_response::Result::NotProposed(NotProposed {
+                    reason: Reason::NotLeader.as_str().to_owned(),
+                    leader_node_id: 0,
+                    retry_after_ms: 0,
+                })
+            }
+        };
+        Ok(ForwardResponse {
+            header: Some(self.peers.me().header_to(sender)),
+            request_id: request.request_id,
+            result: Some(result),
+        })
+    }
+}
+
+/// What a peer is told that the replica refuses.
+fn refused(refusal: &PeerRefusal) -> Problem {
+    match refusal {
+        PeerRefusal::WrongTarget { .. } | PeerRefusal::UnknownSender { .. } => {
+            Problem::wrong_cluster(refusal)
+        }
+        PeerRefusal::Malformed(what) => Problem::invalid_field("request", format!("whole: {what}")),
+        PeerRefusal::Stopped => crate::node::shutting_down(),
+    }
+}
+
+fn mismatch() -> Status {
+    tracing::error!("the replica answered a peer with another kind of message");
+    Problem::new(Reason::Internal, "the answer does not fit the request").into_status()
+}
+
+macro_rules! ask {
+    ($self:ident, $request:ident, $kind:ident) => {
+        match $self.ask(PeerRequest::$kind($request.into_inner())).await? {
+            PeerResponse::$kind(answer) => Ok(Response::new(answer)),
+            _ => Err(mismatch()),
+        }
+    };
+}
+
+#[tonic::async_trait]
+impl PeerService for PeerEndpoint {
+    async fn vote(&self, request: Request<VoteRequest>) -> Result<Response<VoteResponse>, Status> {
+        ask!(self, request, Vote)
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<PreVoteRequest>,
+    ) -> Result<Response<PreVoteResponse>, Status> {
+        ask!(self, request, PreVote)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Result<Response<TransferLeaderResponse>, Status> {
+        ask!(self, request, TransferLeader)
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<ReadIndexRequest>,
+    ) -> Result<Response<ReadIndexResponse>, Status> {
+        ask!(self, request, ReadIndex)
+    }
+
+    type AppendEntriesStream = Answers<AppendEntriesResponse>;
+
+    async fn append_entries(
+        &self,
+        request: Request<Streaming<AppendEntriesRequest>>,
+    ) -> Result<Response<Self::AppendEntriesStream>, Status> {
+        let (sender, answers) = mpsc::channel(limits::PEER_WORK_MAX);
+        tokio::spawn(self.clone().append(request.into_inner(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    type ForwardStream = Answers<ForwardResponse>;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let (sender, answers) = mpsc::channel(limits::PEER_WORK_MAX);
+        tokio::spawn(self.clone().take_forwards(request.into_inner(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
