@@ -74,6 +74,7 @@ struct Run {
     /// What is surely on disk.
     durable: Model,
     term: u64,
+    is_partly_written: bool,
     rng: SplitMix,
 }
 
@@ -96,6 +97,7 @@ impl Run {
             durable: model.clone(),
             model,
             term: 1,
+            is_partly_written: false,
             rng: SplitMix(seed),
         }
     }
@@ -188,18 +190,27 @@ impl Run {
     }
 
     fn recycle(&mut self) {
-        self.settle();
+        // What is purged but not durably so must not be lost either.
+        if self.rng.below(2) == 0 {
+            self.settle();
+        }
         // Every third body stays wanted.
         self.model.bodies.retain(|index, _| index % 30 < 10);
-        self.durable.bodies = self.model.bodies.clone();
+        self.durable.bodies.retain(|index, _| index % 30 < 10);
         let wanted = self.model.bodies.clone();
         self.log
             .recycle(|first, last| wanted.range(first..=last).next().is_some())
             .unwrap();
     }
 
+    /// Lets the writer do a part of what waits.
+    fn step_once(&mut self) {
+        self.is_partly_written |= self.writer.step();
+    }
+
     fn settle(&mut self) {
         while self.writer.step() {}
+        self.is_partly_written = false;
         self.durable = self.model.clone();
         assert_eq!(self.log.queued_bytes(), 0);
         assert_eq!(
@@ -209,11 +220,12 @@ impl Run {
     }
 
     fn reopen(&mut self, crash: bool) {
+        // What is durable between two steps of one settling, `crash_points` looks at.
+        let crash = crash && !self.is_partly_written;
         if crash {
             self.disk.crash(self.rng.next());
         } else {
-            while self.writer.step() {}
-            self.durable = self.model.clone();
+            self.settle();
             self.disk.kill();
         }
         (self.log, self.writer) = open(&self.disk);
@@ -233,7 +245,8 @@ impl Run {
                 68..69 => self.purge_beyond_the_end(),
                 69..72 => self.vote(),
                 72..77 => self.recycle(),
-                77..90 => self.settle(),
+                77..84 => self.settle(),
+                84..90 => self.step_once(),
                 90..93 => self.writer.mark_idle(),
                 93..96 => self.reopen(false),
                 _ => self.reopen(true),

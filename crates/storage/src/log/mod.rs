@@ -13,6 +13,8 @@ mod reader;
 mod recovery;
 mod segment;
 mod shared;
+mod state;
+mod supply;
 mod writer;
 
 use std::io;
@@ -26,7 +28,8 @@ use crate::error::StorageError;
 use crate::identity::Identity;
 use crate::vote::VOTE_BYTES_MAX;
 pub use recovery::{CutTail, Recovery};
-use shared::{Closer, Op, Shared};
+use shared::{Closer, Shared};
+use state::Op;
 pub use writer::LogWriter;
 
 /// Called once when an operation is durable, or failed. Runs on the writer's thread: it must be short and never block.
@@ -304,7 +307,7 @@ impl Log {
         self.closer.close();
     }
 
-    fn submit(&self, change: impl FnOnce(&mut shared::State) -> Option<Op>, done: Done) {
+    fn submit(&self, change: impl FnOnce(&mut state::State) -> Option<Op>, done: Done) {
         if let Err((error, done)) = self.shared.submit(change, done) {
             done(Err(error));
         }

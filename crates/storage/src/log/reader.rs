@@ -8,7 +8,8 @@ use bytes::Bytes;
 use super::Record;
 use super::format::{self, RECORD_HEADER_BYTES, RecordKind};
 use super::segment::{Place, SegmentFile};
-use super::shared::{Shared, State};
+use super::shared::Shared;
+use super::state::State;
 use crate::disk::read_up_to;
 use crate::error::StorageError;
 

@@ -1,9 +1,7 @@
 //! The only code that writes to the log: one drained batch, one write, one sync, then the answers.
 
-use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::format::{
@@ -11,7 +9,9 @@ use super::format::{
     RecordKind, Standing,
 };
 use super::segment::{DATA_START, SegmentFile, SegmentMaker, TableChange};
-use super::shared::{Op, Settled, Shared, Waited, copy_of};
+use super::shared::{Shared, Waited, copy_of};
+use super::state::{Op, Settled};
+use super::supply::Supply;
 use super::{Done, LogConfig, Record};
 use crate::vote::VoteFile;
 
@@ -385,123 +385,5 @@ impl Drop for LogWriter {
     fn drop(&mut self) {
         self.supply.stop();
         self.shared.abandon();
-    }
-}
-
-/// Where the next segment comes from.
-enum Supply {
-    /// Made when it is needed: for the simulator.
-    Inline {
-        ready: VecDeque<Arc<SegmentFile>>,
-        maker: SegmentMaker,
-    },
-    /// Made ahead by a thread.
-    Background(Arc<Shelf>),
-    /// Only while one becomes the other.
-    Moving,
-}
-
-/// One segment ahead, and who waits for it.
-struct Shelf {
-    state: Mutex<ShelfState>,
-    changed: Condvar,
-}
-
-struct ShelfState {
-    ready: VecDeque<Arc<SegmentFile>>,
-    failure: Option<io::Error>,
-    stopped: bool,
-}
-
-impl Shelf {
-    fn lock(&self) -> MutexGuard<'_, ShelfState> {
-        self.state
-            .lock()
-            .expect("nothing panics while it holds the shelf")
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, ShelfState>) -> MutexGuard<'a, ShelfState> {
-        self.changed
-            .wait(state)
-            .expect("nothing panics while it holds the shelf")
-    }
-
-    fn keep_one_ready(&self, mut maker: SegmentMaker) {
-        loop {
-            let mut state = self.lock();
-            while !state.ready.is_empty() && !state.stopped {
-                state = self.wait(state);
-            }
-            if state.stopped {
-                return;
-            }
-            drop(state);
-            let made = maker.make();
-            let mut state = self.lock();
-            let failed = made.is_err();
-            match made {
-                Ok(segment) => state.ready.push_back(segment),
-                Err(error) => state.failure = Some(error),
-            }
-            drop(state);
-            self.changed.notify_all();
-            if failed {
-                return;
-            }
-        }
-    }
-
-    fn take(&self) -> io::Result<Arc<SegmentFile>> {
-        let mut state = self.lock();
-        loop {
-            if let Some(segment) = state.ready.pop_front() {
-                drop(state);
-                self.changed.notify_all();
-                return Ok(segment);
-            }
-            if let Some(error) = state.failure.take() {
-                return Err(error);
-            }
-            state = self.wait(state);
-        }
-    }
-}
-
-impl Supply {
-    fn start_background(&mut self) -> io::Result<thread::JoinHandle<()>> {
-        let Self::Inline { ready, maker } = std::mem::replace(self, Self::Moving) else {
-            return Err(io::Error::other("the log's writer runs already"));
-        };
-        let state = ShelfState {
-            ready,
-            failure: None,
-            stopped: false,
-        };
-        let shelf = Arc::new(Shelf {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        });
-        *self = Self::Background(shelf.clone());
-        thread::Builder::new()
-            .name("log-preparer".to_owned())
-            .spawn(move || shelf.keep_one_ready(maker))
-    }
-
-    fn take(&mut self) -> io::Result<Arc<SegmentFile>> {
-        match self {
-            Self::Inline { ready, maker } => match ready.pop_front() {
-                Some(segment) => Ok(segment),
-                None => maker.make(),
-            },
-            Self::Background(shelf) => shelf.take(),
-            Self::Moving => Err(io::Error::other("no supply of segments")),
-        }
-    }
-
-    fn stop(&self) {
-        if let Self::Background(shelf) = self {
-            shelf.lock().stopped = true;
-            shelf.changed.notify_all();
-        }
     }
 }

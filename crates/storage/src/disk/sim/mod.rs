@@ -5,10 +5,16 @@
 //! of later writes, as a drive with a reordering cache would. [`SimDisk::stop_at`] stops the machine before or after the n-th
 //! operation, so that a test can visit every crash point there is.
 
+mod machine;
+mod rng;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+pub(crate) use self::machine::Charge;
+use self::machine::{FileState, Inner, Pending, write_into};
+pub use self::rng::SplitMix;
 use super::{Disk, DiskFile, DiskLock};
 
 /// What a drive writes whole or not at all, in bytes.
@@ -55,53 +61,6 @@ pub enum StopPoint {
 #[derive(Clone)]
 pub struct SimDisk {
     inner: Arc<Mutex<Inner>>,
-}
-
-#[derive(Clone)]
-struct Inner {
-    files: BTreeMap<u64, FileState>,
-    names: BTreeMap<String, u64>,
-    durable_names: BTreeMap<String, u64>,
-    unsynced: Vec<Pending>,
-    next_file: u64,
-    ops: u64,
-    stop: Option<StopPoint>,
-    stopped: bool,
-    capacity_bytes: Option<u64>,
-    faults: Vec<Fault>,
-    generation: u64,
-    locked: bool,
-    rng: SplitMix,
-}
-
-#[derive(Clone, Default)]
-struct FileState {
-    memory: Vec<u8>,
-    durable: Vec<u8>,
-}
-
-#[derive(Clone)]
-enum Pending {
-    Write {
-        file: u64,
-        offset: u64,
-        bytes: Vec<u8>,
-    },
-    SetLen {
-        file: u64,
-        len: u64,
-    },
-    Create {
-        file: u64,
-        name: String,
-    },
-    Rename {
-        from: String,
-        to: String,
-    },
-    Remove {
-        name: String,
-    },
 }
 
 impl SimDisk {
@@ -224,221 +183,6 @@ impl SimDisk {
     pub(crate) fn charge(&self, kind: OpKind, name: &str) -> io::Result<Charge> {
         self.lock_inner().begin(kind, name)
     }
-}
-
-/// What became of an operation that was let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Charge {
-    /// It happens and is reported.
-    Happens,
-    /// It happens, and then the machine stops: nobody hears of it.
-    HappensUnheard,
-}
-
-impl Charge {
-    pub(crate) fn answer(self) -> io::Result<()> {
-        match self {
-            Self::Happens => Ok(()),
-            Self::HappensUnheard => Err(stopped_error()),
-        }
-    }
-}
-
-fn stopped_error() -> io::Error {
-    io::Error::other("the simulated machine stopped")
-}
-
-impl Inner {
-    fn begin(&mut self, kind: OpKind, name: &str) -> io::Result<Charge> {
-        if self.stopped {
-            return Err(stopped_error());
-        }
-        let mut unheard = false;
-        if kind != OpKind::Read {
-            let number = self.ops;
-            match self.stop {
-                Some(StopPoint::Before(stop)) if number >= stop => {
-                    self.stopped = true;
-                    return Err(stopped_error());
-                }
-                Some(StopPoint::After(stop)) if number >= stop => {
-                    self.stopped = true;
-                    unheard = true;
-                }
-                _ => {}
-            }
-            self.ops += 1;
-        }
-        self.check_faults(kind, name)?;
-        Ok(if unheard {
-            Charge::HappensUnheard
-        } else {
-            Charge::Happens
-        })
-    }
-
-    fn check_faults(&mut self, kind: OpKind, name: &str) -> io::Result<()> {
-        for fault in &mut self.faults {
-            if fault.kind != kind || !name.starts_with(&fault.name_prefix) {
-                continue;
-            }
-            if fault.skip > 0 {
-                fault.skip -= 1;
-            } else if fault.count > 0 {
-                fault.count -= 1;
-                return Err(io::Error::from_raw_os_error(fault.os_error));
-            }
-        }
-        Ok(())
-    }
-
-    fn name_of(&self, file: u64) -> String {
-        self.names
-            .iter()
-            .find(|(_, id)| **id == file)
-            .map(|(name, _)| name.clone())
-            .unwrap_or_default()
-    }
-
-    fn check_room(&self, file: u64, end: u64) -> io::Result<()> {
-        let Some(capacity) = self.capacity_bytes else {
-            return Ok(());
-        };
-        let others: u64 = self
-            .names
-            .values()
-            .filter(|id| **id != file)
-            .filter_map(|id| self.files.get(id))
-            .map(|state| state.memory.len() as u64)
-            .sum();
-        if others + end > capacity {
-            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-        }
-        Ok(())
-    }
-
-    fn sync_file(&mut self, file: u64) {
-        let pending = std::mem::take(&mut self.unsynced);
-        for op in pending {
-            match &op {
-                Pending::Write { file: id, .. } | Pending::SetLen { file: id, .. }
-                    if *id == file =>
-                {
-                    self.make_durable(&op)
-                }
-                _ => self.unsynced.push(op),
-            }
-        }
-    }
-
-    fn sync_names(&mut self) {
-        let pending = std::mem::take(&mut self.unsynced);
-        for op in pending {
-            match &op {
-                Pending::Create { .. } | Pending::Rename { .. } | Pending::Remove { .. } => {
-                    self.make_durable(&op)
-                }
-                _ => self.unsynced.push(op),
-            }
-        }
-    }
-
-    fn make_durable(&mut self, op: &Pending) {
-        match op {
-            Pending::Write {
-                file,
-                offset,
-                bytes,
-            } => {
-                if let Some(state) = self.files.get_mut(file) {
-                    write_into(&mut state.durable, *offset, bytes);
-                }
-            }
-            Pending::SetLen { file, len } => {
-                if let Some(state) = self.files.get_mut(file) {
-                    state.durable.resize(*len as usize, 0);
-                }
-            }
-            Pending::Create { file, name } => {
-                self.durable_names.insert(name.clone(), *file);
-            }
-            Pending::Rename { from, to } => {
-                if let Some(file) = self.durable_names.remove(from) {
-                    self.durable_names.insert(to.clone(), file);
-                }
-            }
-            Pending::Remove { name } => {
-                self.durable_names.remove(name);
-            }
-        }
-    }
-
-    fn crash(&mut self, rng: &mut SplitMix) {
-        let pending = std::mem::take(&mut self.unsynced);
-        let keep = rng.below(pending.len() as u64 + 1) as usize;
-        let reorder = rng.below(3) == 0;
-        for (position, op) in pending.into_iter().enumerate() {
-            match (&op, position.cmp(&keep)) {
-                (_, std::cmp::Ordering::Less) => self.make_durable(&op),
-                (
-                    Pending::Write {
-                        file,
-                        offset,
-                        bytes,
-                    },
-                    order,
-                ) if order.is_eq() || reorder => {
-                    for (start, sector) in sectors(*offset, bytes) {
-                        if rng.below(2) == 0 {
-                            let part = Pending::Write {
-                                file: *file,
-                                offset: start,
-                                bytes: sector.to_vec(),
-                            };
-                            self.make_durable(&part);
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        for state in self.files.values_mut() {
-            state.memory = state.durable.clone();
-        }
-        self.names = self.durable_names.clone();
-        let kept: std::collections::BTreeSet<u64> = self.names.values().copied().collect();
-        self.files.retain(|id, _| kept.contains(id));
-        self.restart();
-    }
-
-    fn restart(&mut self) {
-        self.stop = None;
-        self.stopped = false;
-        self.faults.clear();
-        self.locked = false;
-        self.generation += 1;
-    }
-}
-
-fn sectors(offset: u64, bytes: &[u8]) -> Vec<(u64, &[u8])> {
-    let mut parts = Vec::new();
-    let mut start = 0;
-    while start < bytes.len() {
-        let position = offset + start as u64;
-        let to_boundary = SECTOR_BYTES - (position as usize % SECTOR_BYTES);
-        let end = (start + to_boundary).min(bytes.len());
-        parts.push((position, &bytes[start..end]));
-        start = end;
-    }
-    parts
-}
-
-fn write_into(view: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
-    let end = offset as usize + bytes.len();
-    if view.len() < end {
-        view.resize(end, 0);
-    }
-    view[offset as usize..end].copy_from_slice(bytes);
 }
 
 fn not_found(name: &str) -> io::Error {
@@ -645,26 +389,5 @@ impl DiskFile for SimFile {
             .ok_or_else(|| not_found("(removed)"))?
             .memory
             .len() as u64)
-    }
-}
-
-/// A small seeded generator (splitmix64): enough for faults, and the same on every machine.
-#[derive(Debug, Clone)]
-pub struct SplitMix(pub u64);
-
-impl SplitMix {
-    /// The next 64 bits.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`; 0 when `bound` is 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.next() % bound }
     }
 }
