@@ -4,6 +4,19 @@
 //! fell due (at most [`crate::limits::EXPIRIES_PER_ENTRY_MAX`] timers, oldest first). So an ack in
 //! the same entry as its expiry wins. An entry without commands is a tick. A queue hands out what
 //! is ready after every command and every timer that touched it.
+//!
+//! Precisely:
+//!
+//! * Every leased or delayed message is a timer of its own, so is every session in its grace. Due
+//!   at the same time: leases by queue and offset, then delays by queue and offset, then sessions.
+//!   After them, as far as the count allows, parked dead letters move whose target is there (or is
+//!   no longer set: they are dropped), by source queue and offset.
+//! * Touched queues hand out in the order of their ids. A queue has its consumers in a line:
+//!   those that are connected and hold less than their prefetch. Whoever becomes able to take
+//!   messages goes to its end. The first in line gets up to [`crate::limits::ROUND_ROBIN_QUANTUM`]
+//!   messages, and goes to the end if it can take more; who is alone in line gets all in one go.
+//! * A grant holds neighbours from one publish (or one dead letter) with equal delivery counts.
+//! * Last, [`crate::Event::Ready`] for each queue that is not paused, by id.
 
 use alloc::{string::String, vec::Vec};
 
@@ -81,7 +94,7 @@ pub struct Bootstrap {
     pub hash_seed: u64,
 }
 
-/// Sets the state machine's version. Never lower than it is (`VersionTooLow`); a version that
+/// Sets the state machine's version. Never lower than it is (`VersionTooLow`), the same is `Done`; a version that
 /// this program does not know stops the node before it is applied (see `State::apply`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetVersion {
@@ -106,7 +119,7 @@ pub struct DeleteNamespace {
 
 /// Makes a queue. Is there with the same settings: `Queue { created: false }`; with others:
 /// `QueueExists` with the names of the settings that differ. Parked dead letters that wait for
-/// this name move in.
+/// this name move in at the end of the entry (and of the next ones, if there are many).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateQueue {
     /// Its namespace; must exist.
@@ -118,7 +131,9 @@ pub struct CreateQueue {
 }
 
 /// Changes settings. They hold from now on: running leases and delays keep their times, a message
-/// over a lowered `max_deliveries` is given up at its next failure. Answer: `Queue`.
+/// over a lowered `max_deliveries` is given up at its next failure. Another dead-letter target
+/// sets parked messages free: they move to it if it is there, or are dropped if there is none any
+/// more. The revision grows if anything changed. Answer: `Queue`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpdateQueue {
     /// The queue's namespace.
@@ -131,7 +146,8 @@ pub struct UpdateQueue {
     pub revision: Option<u64>,
 }
 
-/// Removes a queue. Consumers on it end; its messages are gone; answer: `Deleted`.
+/// Removes a queue. Consumers on it end, in the order of their ids; its messages are gone; answer:
+/// `Deleted`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeleteQueue {
     /// The queue's namespace.
@@ -157,8 +173,10 @@ pub struct PurgeQueue {
 /// Opens a producer. Without a name: a new producer `fresh_id` at epoch 1. With a name that is
 /// known in the namespace: the same id, epoch + 1, which fences the older one; with a name that is
 /// not: as a new one. `TooManyProducers` at the cap. Asking again with a `fresh_id` that is
-/// already a producer's answers as the first time (a retry). A `fresh_id` that already *opened* an
-/// epoch of a named producer answers with that epoch again and raises nothing. Answer: `Producer`.
+/// already a producer's answers as the first time (a retry), with the last sequence as it is now;
+/// if that producer has another name or namespace: `InvalidField`. A `fresh_id` that already
+/// *opened* an epoch of a named producer answers with that epoch again and raises nothing; the
+/// last [`crate::limits::PRODUCER_OPENERS_MAX`] are known. Answer: `Producer`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenProducer {
     /// The producer's namespace; must exist.
@@ -175,9 +193,11 @@ pub struct OpenProducer {
 /// accepted, counted as unroutable, gets an id, and is kept nowhere.
 ///
 /// `atomic`: one refusal refuses all, and the answer names each refused message; duplicates count
-/// as accepted. Otherwise each message stands alone. A refused message consumes no sequence and no
-/// id. Answer: `Published`. No namespace: `NamespaceNotFound`. Zero or too many messages:
-/// `InvalidField`.
+/// as accepted; what is not wrong in itself is `BatchRefused`, and a message behind one that is
+/// only unroutable is not called out of sequence for that. Otherwise each message stands alone. A
+/// refused message consumes no sequence and no id. Answer: `Published`. Zero or too many messages:
+/// `InvalidField`. No namespace: `NamespaceNotFound`. A publish of which anything is accepted
+/// counts as use of its producer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publish {
     /// Namespace of producer and queues.
@@ -229,8 +249,8 @@ pub struct PublishRun {
 /// that was answered with messages within [`crate::limits::ATTEMPT_MEMORY_MS`] is answered with
 /// those of them whose leases are still held under the same fence (with their present deadlines)
 /// and leases nothing new; an answer without messages is not remembered. `lease_ms` 0 shows
-/// messages and leases nothing (delivery count as if granted, fence 0). A paused queue gives
-/// nothing. Answer: `Received`.
+/// messages and leases nothing (delivery count as if granted, fence 0), and is not remembered: a
+/// repeated attempt shows what is ready then. A paused queue gives nothing. Answer: `Received`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receive {
     /// The queue's namespace.
@@ -247,8 +267,10 @@ pub struct Receive {
 
 /// Attaches a consumer to a queue, or, for a session that is known, moves it to `owner` with its
 /// leases and takes over `prefetch` and `lease_ms`; `InvalidField` if a known session is on
-/// another queue. Answer: `Attached` with what it holds. From now on the queue hands it ready
-/// messages while it holds fewer than `prefetch`, in turn with the queue's other consumers.
+/// another queue, `SessionNotFound` if a later connection of the same process has it already.
+/// Answer: `Attached` with what it holds; [`crate::Event::SessionMoved`] if the owner is another
+/// one now. From now on the queue hands it ready messages while it holds fewer than `prefetch`, in
+/// turn with the queue's other consumers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachConsumer {
     /// The queue's namespace.
@@ -266,8 +288,8 @@ pub struct AttachConsumer {
 }
 
 /// Changes a consumer's prefetch; below what it holds, it gets nothing until it settled enough; 0
-/// stops deliveries (used to drain). Not attached with this owner: `SessionNotFound`. Answer:
-/// `Done`.
+/// stops deliveries (used to drain). Not attached with this owner, or in its grace:
+/// `SessionNotFound`. Answer: `Done`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetPrefetch {
     /// The session.
@@ -281,7 +303,8 @@ pub struct SetPrefetch {
 /// A consumer's connection ended. `release`: the session ends, what it held goes back at once and
 /// without penalty. Otherwise it gets nothing more and has [`crate::limits::SESSION_GRACE_MS`] to
 /// attach again, after which the session ends and what it holds goes back as failed. Owner does
-/// not match: `SessionNotFound`, nothing changes. Answer: `Done`.
+/// not match: `SessionNotFound`, nothing changes. In its grace already: it goes on as it was,
+/// unless `release` ends it. Answer: `Done`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DetachConsumer {
     /// The session.
@@ -304,14 +327,17 @@ pub struct Settle {
 /// Queue gone or offset never used: `NotFound`. Lease current: done. Settled for good (ack,
 /// reject, or an ordinary give-up through this very fence's nack) under this fence within
 /// [`crate::limits::SETTLED_MEMORY_MS`]: `AlreadySettled`; any other fence of a message that
-/// exists or is still remembered: `LeaseLost`; no longer remembered: `NotFound`.
+/// exists or is still remembered: `LeaseLost`; no longer remembered: `NotFound`. So is at once what
+/// left without a settle: given up by expiry, purged. A parked message was settled by what parked
+/// it. Memory is kept in steps of [`crate::limits::SETTLED_BUCKET_MS`] and lasts from the end of
+/// the step, so never less than promised. Bounds of range or kind not held: `Invalid`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettleRange {
     /// The queue's incarnation.
     pub queue: QueueId,
     /// The first offset.
     pub first_offset: Offset,
-    /// How many, at least 1; a range of 0 or past the largest offset is `InvalidField`.
+    /// How many, at least 1; a range of 0 or past the largest offset or fence is `Invalid`.
     pub count: u32,
     /// The first fence.
     pub first_fence: Fence,

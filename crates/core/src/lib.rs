@@ -9,7 +9,9 @@
 //! `apply` is total. A command that cannot be done is a [`Rejection`], a value, and changes
 //! nothing; a panic here would take every replica down, again at every replay.
 //!
-//! Start reading at [`command`], then [`outcome`] and [`event`], then `state` and `apply`.
+//! Start reading at [`command`], then [`outcome`] and [`event`]; then [`State::apply`] in `state`,
+//! one file per command in `apply`, what falls due in `due`, where a message can be in `queue`.
+//! What is stored of it all is in [`row`].
 #![no_std]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -20,6 +22,7 @@ extern crate std;
 mod apply;
 mod attempts;
 pub mod command;
+mod dead_letter;
 pub mod digest;
 mod due;
 pub mod event;
@@ -32,6 +35,7 @@ mod peek;
 mod producer;
 mod queue;
 mod ready;
+mod restore;
 pub mod row;
 mod rows;
 #[cfg(test)]
@@ -49,8 +53,8 @@ pub use event::Event;
 pub use id::*;
 pub use message::{BodyRef, Death, DeathReason, Grant};
 pub use outcome::{Outcome, Rejection, SettleStatus};
+pub use restore::RestoreError;
 pub use row::{Counters, Row, RowKey};
-pub use rows::RestoreError;
 pub use settings::{DeadLetter, QueueChanges, QueueSettings, RetryBackoff};
 pub use state::{Applied, Halt, STATE_VERSION, State};
 pub use view::{MessageState, Peeked, QueueView, SessionView};

@@ -1,9 +1,13 @@
-//! A consumer's session.
+//! A consumer's session: what it may take, how its connection is lost and how it ends.
 
 use alloc::collections::BTreeSet;
 
-use crate::id::{Offset, SessionId};
+use crate::event::{Event, SessionEnd};
+use crate::id::{Offset, Owner, QueueId, SessionId};
+use crate::limits;
 use crate::row::SessionRow;
+use crate::shared::Timer;
+use crate::state::State;
 use crate::view::SessionView;
 
 /// The stored part, and what is derived from the queue's leases.
@@ -45,6 +49,107 @@ impl Session {
             connected: self.connected(),
             prefetch: self.row.prefetch,
             held: self.held,
+        }
+    }
+}
+
+impl State {
+    /// Tells a consumer that it lost leases; together with the leases just before them.
+    pub(crate) fn tell_lost(
+        &mut self,
+        session: SessionId,
+        owner: Owner,
+        queue: QueueId,
+        first_offset: Offset,
+        count: u32,
+    ) {
+        if let Some(Event::LeasesLost {
+            session: before,
+            owner: its_owner,
+            queue: its_queue,
+            first_offset: its_first,
+            count: its_count,
+        }) = self.shared.events.last_mut()
+            && (*before, *its_owner, *its_queue) == (session, owner, queue)
+            && its_first.plus(u64::from(*its_count)) == first_offset
+            && let Some(total) = its_count.checked_add(count)
+        {
+            *its_count = total;
+            return;
+        }
+        self.shared.events.push(Event::LeasesLost {
+            session,
+            owner,
+            queue,
+            first_offset,
+            count,
+        });
+    }
+
+    /// A session's connection is gone: it gets nothing more, and its grace begins.
+    pub(crate) fn disconnect(&mut self, id: SessionId) {
+        let until = self.shared.lease_now.plus_ms(limits::SESSION_GRACE_MS);
+        let Some(session) = self.shared.sessions.get_mut(&id) else {
+            return;
+        };
+        session.row.grace_until = Some(until);
+        let queue = session.row.queue;
+        self.shared.timers.insert((until, Timer::Grace(id)));
+        if let Some((queue, shared)) = self.change(queue)
+            && let Some(session) = shared.sessions.get_mut(&id)
+        {
+            queue.leave_line(session);
+        }
+    }
+
+    /// Ends a session. What it held goes back without penalty, or as failed deliveries.
+    pub(crate) fn end_session(&mut self, id: SessionId, why: SessionEnd, release: bool) {
+        let Some(mut session) = self.shared.sessions.remove(&id) else {
+            return;
+        };
+        if let Some(until) = session.row.grace_until {
+            self.shared.timers.remove(&(until, Timer::Grace(id)));
+        }
+        let (owner, queue_id) = (session.row.owner, session.row.queue);
+        if let Some((queue, _)) = self.change(queue_id) {
+            queue.sessions.remove(&id);
+            queue.leave_line(&mut session);
+        }
+        for first in &session.leases {
+            self.take_from_ended(id, owner, queue_id, *first, release);
+        }
+        self.shared.events.push(Event::SessionEnded {
+            session: id,
+            owner,
+            why,
+        });
+    }
+
+    fn take_from_ended(
+        &mut self,
+        session: SessionId,
+        owner: Owner,
+        id: QueueId,
+        first: Offset,
+        release: bool,
+    ) {
+        let Some((queue, shared)) = self.change(id) else {
+            return;
+        };
+        let count = queue.leases.get(&first).map_or(0, |lease| lease.count);
+        let Some(lease) = queue.end_leases(first, first, count, shared) else {
+            return;
+        };
+        if release {
+            let before = lease.delivery_count.saturating_sub(1);
+            queue.put_back(first, u64::from(count), before, 0, shared);
+        } else {
+            let expired = &mut queue.counters.leases_expired;
+            *expired = expired.saturating_add(u64::from(count));
+        }
+        self.tell_lost(session, owner, id, first, count);
+        if !release {
+            self.fail(id, first, &lease, None);
         }
     }
 }

@@ -1,4 +1,7 @@
 //! The state of a cluster, and how an entry of the log changes it.
+//!
+//! Here are the frame of an entry (clocks, commands, what is due, the checks at its end) and the
+//! indexes that find things by name. Queues and sessions live in their own files.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;

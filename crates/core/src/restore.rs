@@ -1,0 +1,312 @@
+//! The state from its rows.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::id::{LeaseTime, Offset, ProducerId, QueueId, SessionId};
+use crate::message::Death;
+use crate::producer::Producer;
+use crate::queue::{Queue, Run, low32};
+use crate::row::{
+    AttemptRow, LeaseRow, MetaRow, ParkedRow, Remembered, Row, RowKey, RunRow, SettledRow,
+};
+use crate::session::Session;
+use crate::shared::{Memory, Timer};
+use crate::state::State;
+
+/// Rows that are no state: damaged, or of different states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreError {
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl core::error::Error for RestoreError {}
+
+impl State {
+    /// The state that gave these rows: same digest, same answers from now on. They may come in any
+    /// order. Its first [`State::drain_changes`] tells only what changed after.
+    ///
+    /// # Errors
+    /// [`RestoreError`] if they are not the rows of one state.
+    pub fn restore(rows: impl IntoIterator<Item = (RowKey, Row)>) -> Result<Self, RestoreError> {
+        let mut restoring = Restoring::default();
+        for (key, row) in rows {
+            let told = format!("{key:?}");
+            if !restoring.sort_in(key, row) {
+                return Err(RestoreError {
+                    reason: format!("row {told} is there twice or holds something else"),
+                });
+            }
+        }
+        restoring.finish()
+    }
+}
+
+impl Queue {
+    /// Builds what is derived from the rows of its messages. False if they contradict each other.
+    fn derive(&mut self) -> bool {
+        let mut here: Vec<(Offset, u64)> = Vec::new();
+        here.extend(self.ready.ranges.map().iter().map(|(at, n)| (*at, *n)));
+        let leases = self.leases.map().iter();
+        here.extend(leases.map(|(at, lease)| (*at, u64::from(lease.count))));
+        here.extend(self.delayed.map().keys().map(|at| (*at, 1)));
+        here.extend(self.parked.map().keys().map(|at| (*at, 1)));
+        here.sort_unstable();
+        let mut end = Offset(0);
+        for (first, count) in here {
+            if first < end || !self.count_live(first, count) {
+                return false;
+            }
+            end = first.plus(count);
+        }
+        let leases = self.leases.map().values();
+        self.in_flight = leases.map(|lease| u64::from(lease.count)).sum();
+        let bytes = self.runs.map().values().map(Run::live_bytes);
+        self.bytes = bytes.map(u128::from).sum();
+        for (number, attempt) in self.attempts.map() {
+            self.attempts_by_id.insert(attempt.id.clone(), *number);
+        }
+        let all_live = self.runs.map().values().all(|run| run.live > 0);
+        all_live && self.is_conserved()
+    }
+
+    /// Counts messages in the runs that hold them. False if there are none.
+    fn count_live(&mut self, first: Offset, count: u64) -> bool {
+        let end = first.plus(count);
+        let mut at = first;
+        while at < end {
+            let Some((start, run)) = self.runs.last_unmarked(..=at) else {
+                return false;
+            };
+            let run_end = start.plus(u64::from(run.row.count));
+            let part = end.min(run_end).0.saturating_sub(at.0);
+            run.live = run.live.saturating_add(low32(part));
+            if part == 0 || run.live > run.row.count {
+                return false;
+            }
+            at = at.plus(part);
+        }
+        count > 0
+    }
+}
+
+/// Rows sorted by what must be there first.
+#[derive(Default)]
+struct Restoring {
+    meta: Option<MetaRow>,
+    state: State,
+    chunks: Vec<(ProducerId, u64, Vec<Remembered>)>,
+    sessions: Vec<(SessionId, Session)>,
+    messages: Vec<(QueueId, Part)>,
+}
+
+/// A row of a queue's messages.
+enum Part {
+    Run(Offset, RunRow),
+    Ready(Offset, u64),
+    Lease(Offset, LeaseRow),
+    Returned(Offset, u32),
+    Delayed(Offset, LeaseTime),
+    Parked(Offset, ParkedRow),
+    Deaths(Offset, Vec<Death>),
+    Settled(u64, Offset, SettledRow),
+    Attempt(u64, AttemptRow),
+}
+
+impl Restoring {
+    /// Takes a row in. False if it does not fit its key or was there before.
+    fn sort_in(&mut self, key: RowKey, row: Row) -> bool {
+        let (queue, part) = match (key, row) {
+            (RowKey::Meta, Row::Meta(row)) => return self.meta.replace(row).is_none(),
+            (RowKey::Namespace(name), Row::Namespace) => {
+                return self.state.namespaces.load(name, Default::default());
+            }
+            (RowKey::Producer(id), Row::Producer(row)) => {
+                return self.state.producers.load(id, Producer::new(row));
+            }
+            (RowKey::ProducerChunk(id, chunk), Row::ProducerChunk(stored)) => {
+                self.chunks.push((id, chunk, stored));
+                return true;
+            }
+            (RowKey::Queue(id), Row::Queue(row)) => {
+                let mut queue = Queue::new(id, *row);
+                queue.stored = true;
+                return self.state.queues.insert(id, queue).is_none();
+            }
+            (RowKey::Session(id), Row::Session(row)) => {
+                self.sessions.push((id, Session::new(row)));
+                return true;
+            }
+            (RowKey::Run(id, at), Row::Run(row)) => (id, Part::Run(at, row)),
+            (RowKey::Ready(id, at), Row::Ready(count)) => (id, Part::Ready(at, count)),
+            (RowKey::Lease(id, at), Row::Lease(row)) => (id, Part::Lease(at, row)),
+            (RowKey::Returned(id, at), Row::Returned(n)) => (id, Part::Returned(at, n)),
+            (RowKey::Delayed(id, at), Row::Delayed(due)) => (id, Part::Delayed(at, due)),
+            (RowKey::Parked(id, at), Row::Parked(row)) => (id, Part::Parked(at, row)),
+            (RowKey::Deaths(id, at), Row::Deaths(deaths)) => (id, Part::Deaths(at, deaths)),
+            (RowKey::Settled(id, bucket, at), Row::Settled(row)) => {
+                (id, Part::Settled(bucket, at, row))
+            }
+            (RowKey::Attempt(id, number), Row::Attempt(row)) => (id, Part::Attempt(number, row)),
+            _ => return false,
+        };
+        self.messages.push((queue, part));
+        true
+    }
+
+    fn finish(mut self) -> Result<State, RestoreError> {
+        let error = |what: &str| RestoreError {
+            reason: format!("the rows are no state: {what}"),
+        };
+        let Some(meta) = self.meta else {
+            return Err(error("the row of the cluster is missing"));
+        };
+        let state = &mut self.state;
+        set_meta(state, meta);
+        for id in state.queues.keys().copied().collect::<Vec<_>>() {
+            if id >= state.next_queue || !index_queue(state, id) {
+                return Err(error("a queue has no namespace, or not its name alone"));
+            }
+        }
+        for id in state.producers.map().keys().copied().collect::<Vec<_>>() {
+            if !index_producer(state, id) {
+                return Err(error("a producer has no namespace, or not its name alone"));
+            }
+        }
+        for (id, chunk, stored) in self.chunks {
+            let producer = state.producers.get_unmarked(&id);
+            if !producer.is_some_and(|producer| producer.chunks.load(chunk, stored)) {
+                return Err(error("a chunk has no producer, or is there twice"));
+            }
+        }
+        for (id, session) in self.sessions {
+            if !put_session(state, id, session) {
+                return Err(error("a session has no queue, or not its turn alone"));
+            }
+        }
+        for (id, part) in self.messages {
+            if !put_part(state, id, part) {
+                return Err(error("a row has no queue or session, or is there twice"));
+            }
+        }
+        for queue in state.queues.values_mut() {
+            if !queue.derive() {
+                return Err(error("the messages of a queue contradict each other"));
+            }
+            for run in queue.runs.map().values() {
+                let index = run.row.body.position.index;
+                state.shared.bodies.add(index, u64::from(run.live));
+            }
+        }
+        for id in state.queues.keys().copied().collect::<Vec<_>>() {
+            state.wait_for_target(id);
+        }
+        Ok(self.state)
+    }
+}
+
+fn set_meta(state: &mut State, meta: MetaRow) {
+    state.applied_index = meta.applied_index;
+    state.shared.lease_now = meta.lease_now;
+    state.shared.wall_now = meta.wall_now;
+    state.digest = meta.digest;
+    state.version = meta.version;
+    state.bootstrap = meta.bootstrap;
+    state.shared.hash_seed = meta.bootstrap.map_or(0, |(_, seed)| seed);
+    state.next_queue = meta.next_queue;
+    state.next_message_id = meta.next_message_id;
+    state.unroutable = meta.unroutable;
+}
+
+fn index_queue(state: &mut State, id: QueueId) -> bool {
+    let Some(queue) = state.queues.get(&id) else {
+        return false;
+    };
+    let Some(namespace) = state.namespaces.get_unmarked(&queue.namespace) else {
+        return false;
+    };
+    namespace.queues.insert(queue.name.clone(), id).is_none()
+}
+
+fn index_producer(state: &mut State, id: ProducerId) -> bool {
+    let Some(producer) = state.producers.get(&id) else {
+        return false;
+    };
+    let row = &producer.row;
+    let Some(namespace) = state.namespaces.get_unmarked(&row.namespace) else {
+        return false;
+    };
+    namespace.producers.insert(id);
+    state.producer_uses.insert((row.used_at, id));
+    match &row.name {
+        Some(name) => {
+            let names = &mut namespace.producer_names;
+            names.insert(name.clone(), id).is_none()
+        }
+        None => true,
+    }
+}
+
+fn put_session(state: &mut State, id: SessionId, session: Session) -> bool {
+    let Some(queue) = state.queues.get_mut(&session.row.queue) else {
+        return false;
+    };
+    queue.sessions.insert(id);
+    if let Some(until) = session.row.grace_until {
+        state.shared.timers.insert((until, Timer::Grace(id)));
+    }
+    if let Some(turn) = session.row.turn
+        && queue.line.insert(turn, id).is_some()
+    {
+        return false;
+    }
+    state.shared.sessions.load(id, session)
+}
+
+fn put_part(state: &mut State, id: QueueId, part: Part) -> bool {
+    let Some(queue) = state.queues.get_mut(&id) else {
+        return false;
+    };
+    let shared = &mut state.shared;
+    match part {
+        Part::Run(at, row) => queue.runs.load(at, Run { row, live: 0 }),
+        Part::Ready(at, count) => queue.ready.load(at, count),
+        Part::Lease(at, row) => {
+            shared.timers.insert((row.deadline, Timer::Lease(id, at)));
+            if let Some(holder) = row.session {
+                let Some(session) = shared.sessions.get_unmarked(&holder) else {
+                    return false;
+                };
+                session.held = session.held.saturating_add(u64::from(row.count));
+                session.leases.insert(at);
+            }
+            queue.leases.load(at, row)
+        }
+        Part::Returned(at, deliveries) => queue.returned.load(at, deliveries),
+        Part::Delayed(at, due) => {
+            shared.timers.insert((due, Timer::Delay(id, at)));
+            queue.delayed.load(at, due)
+        }
+        Part::Parked(at, row) => queue.parked.load(at, row),
+        Part::Deaths(at, deaths) => queue.deaths.load(at, deaths),
+        Part::Settled(bucket, at, row) => {
+            let due = crate::settled::forgotten_at(bucket);
+            shared.memory.insert((due, Memory::Settled(id, bucket)));
+            queue.settled.load((bucket, at), row)
+        }
+        Part::Attempt(number, row) => {
+            let due = crate::attempts::forgotten_at(&row);
+            shared.memory.insert((due, Memory::Attempt(id, number)));
+            queue.attempts.load(number, row)
+        }
+    }
+}
