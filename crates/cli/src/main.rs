@@ -1,0 +1,42 @@
+//! The binary `ticketrail`: the server, a local cluster for a try, and a verb for every noun.
+//!
+//! Called by people and scripts. It never holds broker logic: `serve` hands a configuration to
+//! `ticketrail-server`, every other verb is a user of `ticketrail-client` like any other program.
+//!
+//! Start reading at [`args`], then `verbs/`; [`failure`] has the exit codes, `show/` how things look.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod args;
+mod dev;
+mod failure;
+mod records;
+mod serve;
+mod show;
+mod signals;
+mod units;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::Failure::from(error).report(),
+    };
+    let result = runtime.block_on(verbs::run(arguments));
+    // A blocking read of the terminal must not hold up the end.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,222 @@
+//! `ticketrail cluster status`: asks every endpoint what it sees.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+use ticketrail_client::proto::{GetClusterResponse, Node, NodeRole};
+use ticketrail_client::{ClientOptions, Error};
+
+use super::Context;
+use crate::failure::{Failure, Result};
+use crate::show::{self, hex};
+use crate::units::show_count;
+
+/// How long one node may take: a node that hangs should be shown as such, soon.
+const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What one endpoint answered.
+struct Answer {
+    endpoint: String,
+    answer: Result<GetClusterResponse, Error>,
+}
+
+pub(super) async fn status(context: &Context) -> Result {
+    let timeout = context.global.timeout.min(NODE_TIMEOUT);
+    let answers = join_all(
+        context
+            .client
+            .endpoints()
+            .map(|endpoint| ask(endpoint, timeout)),
+    )
+    .await;
+    let newest = answers
+        .iter()
+        .filter_map(|one| one.answer.as_ref().ok())
+        .max_by_key(|seen| (seen.term, seen.commit_index));
+    let Some(newest) = newest else {
+        let error = answers.into_iter().find_map(|one| one.answer.err());
+        return Err(error.map_or_else(|| Failure::Usage("no endpoints".to_owned()), Failure::from));
+    };
+    if context.show.is_json() {
+        return Ok(context.show.json(&json(newest, &answers))?);
+    }
+    context.show.line(&headline(newest))?;
+    context.show.line("")?;
+    Ok(context.show.line(&table(newest, &answers))?)
+}
+
+async fn ask(endpoint: &str, timeout: Duration) -> Answer {
+    let client = ClientOptions::new()
+        .timeout(timeout)
+        .connect_lazy([endpoint]);
+    let answer = match client {
+        Ok(client) => client.cluster().await,
+        Err(error) => Err(error),
+    };
+    Answer {
+        endpoint: endpoint.to_owned(),
+        answer,
+    }
+}
+
+fn headline(seen: &GetClusterResponse) -> String {
+    let leader = match seen.leader_node_id {
+        0 => "no leader: a majority of the nodes must be up".to_owned(),
+        node => format!("node {node} leads"),
+    };
+    format!(
+        "cluster {}   term {}   {leader}   committed {}",
+        hex(&seen.cluster_id),
+        seen.term,
+        show_count(seen.commit_index)
+    )
+}
+
+/// All nodes that anybody knows of, by id.
+fn nodes<'a>(newest: &'a GetClusterResponse, answers: &'a [Answer]) -> BTreeMap<u64, Row<'a>> {
+    let mut rows: BTreeMap<u64, Row> = BTreeMap::new();
+    for node in &newest.nodes {
+        rows.insert(
+            node.node_id,
+            Row {
+                node: Some(node),
+                own: None,
+                error: None,
+                endpoint: None,
+            },
+        );
+    }
+    for one in answers {
+        if let Ok(seen) = &one.answer {
+            let row = rows.entry(seen.answering_node_id).or_default();
+            row.own = Some(seen);
+            row.endpoint = Some(&one.endpoint);
+        }
+    }
+    for one in answers {
+        let address = one.endpoint.trim_start_matches("http://");
+        let named = rows.values_mut().find(|row| {
+            row.own.is_none() && row.node.is_some_and(|node| node.client_address == address)
+        });
+        if let (Some(row), Err(error)) = (named, &one.answer) {
+            row.error = Some(error);
+            row.endpoint = Some(&one.endpoint);
+        }
+    }
+    rows
+}
+
+#[derive(Default)]
+struct Row<'a> {
+    /// As the best informed node sees it.
+    node: Option<&'a Node>,
+    /// What it says itself.
+    own: Option<&'a GetClusterResponse>,
+    error: Option<&'a Error>,
+    endpoint: Option<&'a str>,
+}
+
+impl Row<'_> {
+    fn role(&self, id: u64) -> &'static str {
+        let own = self
+            .own
+            .and_then(|seen| seen.nodes.iter().find(|node| node.node_id == id));
+        match own.or(self.node).map(Node::role) {
+            Some(NodeRole::Leader) => "leader",
+            Some(NodeRole::Follower) => "follower",
+            Some(NodeRole::Candidate) => "candidate",
+            Some(NodeRole::Learner) => "learner",
+            Some(NodeRole::Unspecified) | None => "unknown",
+        }
+    }
+
+    fn state(&self) -> String {
+        match (self.own, self.error) {
+            (Some(_), _) => "up".to_owned(),
+            (None, Some(error)) => format!("down ({})", error.reason().to_lowercase()),
+            (None, None) => "not asked: not among the endpoints".to_owned(),
+        }
+    }
+}
+
+fn table(newest: &GetClusterResponse, answers: &[Answer]) -> String {
+    let mut table = show::table(&[
+        "#NODE",
+        "ROLE",
+        "CLIENTS",
+        "PEERS",
+        "#TERM",
+        "#COMMITTED",
+        "#APPLIED",
+        "VERSION",
+        "STATE",
+    ]);
+    for (id, row) in nodes(newest, answers) {
+        // The role of a node that is down is what it was.
+        let role = if row.error.is_some() {
+            "-"
+        } else {
+            row.role(id)
+        };
+        let own = |text: &dyn Fn(&GetClusterResponse) -> String| {
+            row.own.map_or_else(|| "-".to_owned(), text)
+        };
+        table.add_row([
+            id.to_string(),
+            role.to_owned(),
+            row.node
+                .map_or_else(String::new, |node| node.client_address.clone()),
+            row.node
+                .map_or_else(String::new, |node| node.peer_address.clone()),
+            own(&|seen| seen.term.to_string()),
+            own(&|seen| show_count(seen.commit_index)),
+            own(&|seen| show_count(seen.applied_index)),
+            own(&|seen| seen.server_version.clone()),
+            row.state(),
+        ]);
+    }
+    let mut text = show::lines(&table);
+    let unknown = answers.iter().filter(|one| one.answer.is_err());
+    for one in unknown {
+        if let Err(error) = &one.answer {
+            text.push_str(&format!("\n{}: {error}", one.endpoint));
+        }
+    }
+    text
+}
+
+fn json(newest: &GetClusterResponse, answers: &[Answer]) -> Value {
+    let nodes: Vec<Value> = nodes(newest, answers)
+        .iter()
+        .map(|(id, row)| {
+            json!({
+                "node_id": id,
+                "role": row.role(*id),
+                "up": row.own.is_some(),
+                "error": row.error.map(|error| error.reason()),
+                "endpoint": row.endpoint,
+                "client_address": row.node.map(|node| &node.client_address),
+                "peer_address": row.node.map(|node| &node.peer_address),
+                "voter": row.node.map(|node| node.voter),
+                "term": row.own.map(|seen| seen.term),
+                "commit_index": row.own.map(|seen| seen.commit_index),
+                "applied_index": row.own.map(|seen| seen.applied_index),
+                "digest": row.own.and_then(|seen| seen.digest.as_ref()).map(|digest| json!({
+                    "index": digest.index, "value": format!("{:016x}", digest.value),
+                })),
+                "lease_now_ms": row.own.map(|seen| seen.lease_now_ms),
+                "server_version": row.own.map(|seen| &seen.server_version),
+            })
+        })
+        .collect();
+    json!({
+        "cluster_id": hex(&newest.cluster_id),
+        "leader_node_id": newest.leader_node_id,
+        "term": newest.term,
+        "commit_index": newest.commit_index,
+        "state_machine_version": newest.state_machine_version,
+        "nodes": nodes,
+    })
+}

@@ -1,0 +1,55 @@
+//! One file per noun or verb. Each takes its arguments and a [`Context`], and prints what it did.
+
+mod cluster;
+mod completions;
+mod consume;
+mod namespace;
+mod publish;
+mod queue;
+mod receive;
+mod suggest;
+
+use ticketrail_client::{Client, ClientOptions};
+
+use crate::args::{Arguments, Cluster, Global, Verb};
+use crate::failure::Result;
+use crate::show::Show;
+use crate::{dev, serve};
+
+/// What every verb that talks to a cluster has at hand.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) show: Show,
+    pub(crate) global: Global,
+}
+
+impl Context {
+    fn new(global: Global) -> Result<Self> {
+        let options = ClientOptions::new()
+            .namespace(global.namespace.clone())
+            .timeout(global.timeout);
+        let client = options.connect_lazy([&global.endpoints])?;
+        Ok(Self {
+            client,
+            show: Show::new(global.output),
+            global,
+        })
+    }
+}
+
+/// Does what the command line says.
+pub(crate) async fn run(arguments: Arguments) -> Result {
+    let context = || Context::new(arguments.global.clone());
+    match arguments.verb {
+        Verb::Serve(args) => serve::run(args).await,
+        Verb::Dev(args) => dev::run(args).await,
+        Verb::Completions { shell } => completions::run(shell),
+        Verb::Publish(args) => publish::run(&context()?, args).await,
+        Verb::Receive(args) => receive::receive(&context()?, args).await,
+        Verb::Settle(args) => receive::settle(&context()?, args).await,
+        Verb::Consume(args) => consume::run(&context()?, args).await,
+        Verb::Queue(verb) => queue::run(&context()?, verb).await,
+        Verb::Namespace(verb) => namespace::run(&context()?, verb).await,
+        Verb::Cluster(Cluster::Status) => cluster::status(&context()?).await,
+    }
+}
