@@ -7,6 +7,7 @@
 mod views;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ticketrail_core::command::Entry;
@@ -80,7 +81,7 @@ impl Pair {
         let model: Vec<Outcome> = outcomes.iter().map(normal::outcome).collect();
         for (place, (model, core)) in model.iter().zip(&core).enumerate() {
             let command = entry.commands.get(place);
-            equal(&format!("answer {place} to {command:?}"), model, core)?;
+            equal_in(|| format!("answer {place} to {command:?}"), model, core)?;
         }
         equal("number of answers", &model.len(), &core.len())?;
         self.compare_events(&events, &applied.events)?;
@@ -102,7 +103,7 @@ impl Pair {
     fn compare_events(&self, model: &[Event], core: &[Event]) -> Result<(), Difference> {
         let (model, core) = (normal::events(model), normal::events(core));
         for (place, (model, core)) in model.iter().zip(&core).enumerate() {
-            equal(&format!("event {place}"), model, core)?;
+            equal_in(|| format!("event {place}"), model, core)?;
         }
         let more = model.len().min(core.len());
         equal("further events", &model[more..], &core[more..])
@@ -118,7 +119,7 @@ impl Pair {
         }
         let rows: BTreeMap<RowKey, Row> = self.core.rows().into_iter().collect();
         for (key, row) in &rows {
-            equal(&format!("row {key:?}"), &Some(row), &self.rows.get(key))?;
+            equal_in(|| format!("row {key:?}"), &Some(row), &self.rows.get(key))?;
         }
         for key in self.rows.keys() {
             equal(
@@ -204,14 +205,20 @@ pub fn shrink(mut script: Script) -> (Script, Difference) {
     (script, difference)
 }
 
-fn equal<T: PartialEq + std::fmt::Debug + ?Sized>(
-    what: &str,
+fn equal<T: PartialEq + Debug + ?Sized>(what: &str, model: &T, core: &T) -> Result<(), Difference> {
+    equal_in(|| what.to_owned(), model, core)
+}
+
+/// [`equal`] for when it takes time to say what is compared.
+fn equal_in<T: PartialEq + Debug + ?Sized>(
+    what: impl FnOnce() -> String,
     model: &T,
     core: &T,
 ) -> Result<(), Difference> {
     if model == core {
         return Ok(());
     }
+    let what = what();
     Err(format!(
         "{what} differs\n  model: {model:?}\n  core:  {core:?}"
     ))

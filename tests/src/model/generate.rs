@@ -6,6 +6,7 @@
 mod claims;
 mod leases;
 mod names;
+pub mod wild;
 
 use ticketrail_core::command::{
     Bootstrap, Command, CreateNamespace, CreateQueue, DeleteNamespace, DeleteQueue, Entry,

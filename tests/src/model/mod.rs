@@ -12,6 +12,7 @@ pub mod compare;
 pub mod coverage;
 pub mod dice;
 pub mod generate;
+pub mod lies;
 pub mod normal;
 pub mod scenes;
 

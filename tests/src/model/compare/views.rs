@@ -6,7 +6,7 @@ use ticketrail_core::{LeaseTime, Offset};
 
 use super::super::normal;
 use super::super::state::{Message, Queue, Standing};
-use super::{Difference, Pair, equal};
+use super::{Difference, Pair, equal, equal_in};
 
 impl Pair {
     /// What is cheap, after every entry.
@@ -40,28 +40,28 @@ impl Pair {
             ..queue.tally
         };
         let of = |what: &str| format!("{what} of queue `{}` ({})", queue.name, queue.id);
-        equal(&of("counters"), &counters, c)?;
+        equal_in(|| of("counters"), &counters, c)?;
         let ready = queue.count(|s| *s == Standing::Ready);
-        equal(&of("ready"), &ready, &view.ready)?;
+        equal_in(|| of("ready"), &ready, &view.ready)?;
         let delayed = queue.count(|s| matches!(s, Standing::Delayed { .. }));
-        equal(&of("delayed"), &delayed, &view.delayed)?;
+        equal_in(|| of("delayed"), &delayed, &view.delayed)?;
         let in_flight = queue.count(|s| matches!(s, Standing::Leased { .. }));
-        equal(&of("in flight"), &in_flight, &view.in_flight)?;
+        equal_in(|| of("in flight"), &in_flight, &view.in_flight)?;
         let parked = queue.count(|s| matches!(s, Standing::Parked { .. }));
-        equal(&of("parked"), &parked, &view.parked)?;
+        equal_in(|| of("parked"), &parked, &view.parked)?;
         let consumers = self.model.sessions.values();
         let consumers = consumers.filter(|s| s.queue == queue.id).count() as u64;
-        equal(&of("consumers"), &consumers, &view.consumers)?;
-        equal(
-            &of("next offset"),
+        equal_in(|| of("consumers"), &consumers, &view.consumers)?;
+        equal_in(
+            || of("next offset"),
             &Offset(queue.next_offset),
             &view.next_offset,
         )?;
         let oldest = queue.messages.iter().find(|m| m.is_ready());
         let oldest = oldest.map(|m| m.published_at);
-        equal(&of("oldest ready"), &oldest, &view.oldest_ready)?;
-        equal(&of("settings"), &queue.settings, view.settings)?;
-        equal(&of("revision"), &queue.revision, &view.revision)
+        equal_in(|| of("oldest ready"), &oldest, &view.oldest_ready)?;
+        equal_in(|| of("settings"), &queue.settings, view.settings)?;
+        equal_in(|| of("revision"), &queue.revision, &view.revision)
     }
 
     fn compare_sessions(&self) -> Result<(), Difference> {
@@ -84,7 +84,7 @@ impl Pair {
         for queue in self.model.queues.values() {
             let all: Vec<Peeked> = queue.messages.iter().map(peeked).collect();
             let core = self.core.peek(queue.id, None, Offset(0), usize::MAX);
-            equal(&format!("messages of `{}`", queue.name), &all, &core)?;
+            equal_in(|| format!("messages of `{}`", queue.name), &all, &core)?;
             self.compare_page(queue, &all)?;
         }
         self.coverage.add("check", "peeked", 1);
@@ -99,7 +99,7 @@ impl Pair {
                 .collect();
             let core = self.core.held(*session);
             let core: Vec<_> = core.iter().flat_map(normal::grants).collect();
-            equal(&format!("held by {session}"), &held, &core)?;
+            equal_in(|| format!("held by {session}"), &held, &core)?;
         }
         self.compare_bodies()?;
         self.coverage.add("check", "bodies", 1);
@@ -119,7 +119,7 @@ impl Pair {
             let page = all.iter().filter(|m| m.state == state && m.offset >= from);
             let page: Vec<Peeked> = page.take(3).cloned().collect();
             let core = self.core.peek(queue.id, Some(state), from, 3);
-            equal(&format!("page of {state:?}"), &page, &core)?;
+            equal_in(|| format!("page of {state:?}"), &page, &core)?;
         }
         Ok(())
     }
@@ -156,8 +156,8 @@ impl Pair {
         for bucket in last.saturating_sub(40)..=last + 1 {
             let (first, end) = (bucket * WIDTH, bucket * WIDTH + WIDTH - 1);
             let core = self.core.body_is_live(first, end);
-            let what = format!("liveness of bodies in {first}..={end}");
-            equal(&what, &live.contains(&bucket), &core)?;
+            let what = || format!("liveness of bodies in {first}..={end}");
+            equal_in(what, &live.contains(&bucket), &core)?;
         }
         let any = self.core.body_is_live(0, u64::MAX);
         equal("liveness of any body", &!live.is_empty(), &any)

@@ -60,7 +60,10 @@ impl Generator {
         PublishRun {
             routing_key,
             count,
-            bytes: u64::from(count) * self.dice.below(2_000),
+            bytes: match self.dice.below(200) {
+                0 => u64::MAX,
+                _ => u64::from(count) * self.dice.below(2_000),
+            },
             mandatory: self.dice.one_in(3),
         }
     }
