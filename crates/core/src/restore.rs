@@ -283,7 +283,8 @@ fn put_part(state: &mut State, id: QueueId, part: Part) -> bool {
         Part::Lease(at, row) => {
             shared.timers.insert((row.deadline, Timer::Lease(id, at)));
             if let Some(holder) = row.session {
-                let Some(session) = shared.sessions.get_unmarked(&holder) else {
+                let session = shared.sessions.get_unmarked(&holder);
+                let Some(session) = session.filter(|session| session.row.queue == id) else {
                     return false;
                 };
                 session.held = session.held.saturating_add(u64::from(row.count));

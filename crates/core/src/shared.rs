@@ -47,9 +47,9 @@ pub(crate) struct Shared {
     /// Of the entry being applied.
     pub(crate) events: Vec<Event>,
     /// Queues that may have to hand out messages after the present command or timer.
-    pub(crate) to_hand_out: BTreeSet<QueueId>,
+    pub(crate) to_hand_out: Touched,
     /// Queues changed by the present entry.
-    pub(crate) touched: BTreeSet<QueueId>,
+    pub(crate) touched: Touched,
     /// Queues changed since rows were last drained.
     pub(crate) dirty: BTreeSet<QueueId>,
     /// Stored rows whose owner is gone since.
@@ -61,14 +61,44 @@ pub(crate) struct Shared {
 impl Shared {
     /// Notes that a queue is about to change.
     pub(crate) fn touch(&mut self, queue: QueueId) {
-        self.to_hand_out.insert(queue);
-        self.touched.insert(queue);
+        self.to_hand_out.note(queue);
+        self.touched.note(queue);
     }
 
     /// Notes a broken invariant. Code goes on as if nothing happened; the entry is never answered.
     pub(crate) fn halt(&mut self, reason: &str) {
         if self.broken.is_none() {
             self.broken = Some(String::from(reason));
+        }
+    }
+}
+
+/// Queues to look at once, in the order of their ids; noting one that was just noted is cheap.
+#[derive(Default)]
+pub(crate) struct Touched {
+    ids: Vec<QueueId>,
+}
+
+impl Touched {
+    fn note(&mut self, queue: QueueId) {
+        if self.ids.last() != Some(&queue) {
+            self.ids.push(queue);
+        }
+    }
+
+    /// All of them, to be given back with [`Touched::reuse`]. It is empty now.
+    pub(crate) fn take(&mut self) -> Vec<QueueId> {
+        let mut ids = core::mem::take(&mut self.ids);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Keeps the memory of a list that was taken, for the next ones.
+    pub(crate) fn reuse(&mut self, mut ids: Vec<QueueId>) {
+        if self.ids.is_empty() {
+            ids.clear();
+            self.ids = ids;
         }
     }
 }

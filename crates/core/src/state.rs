@@ -162,20 +162,11 @@ impl State {
     }
 
     fn end_entry(&mut self) -> Result<(), Halt> {
-        for id in core::mem::take(&mut self.shared.touched) {
-            self.shared.dirty.insert(id);
-            let Some(queue) = self.queues.get_mut(&id) else {
-                continue;
-            };
-            if !queue.is_conserved() {
-                let reason = format!("the counts of queue {id} do not add up");
-                self.shared.halt(&reason);
-            }
-            let became_ready = core::mem::take(&mut queue.became_ready);
-            if became_ready && queue.ready.count() > 0 && !queue.settings.paused {
-                self.shared.events.push(Event::Ready { queue: id });
-            }
+        let touched = self.shared.touched.take();
+        for id in &touched {
+            self.end_queue(*id);
         }
+        self.shared.touched.reuse(touched);
         match &self.shared.broken {
             None => Ok(()),
             Some(reason) => Err(Halt {
@@ -184,14 +175,32 @@ impl State {
         }
     }
 
+    /// Checks a queue that the entry changed, and tells that there is something left over in it.
+    fn end_queue(&mut self, id: QueueId) {
+        self.shared.dirty.insert(id);
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        if !queue.is_conserved() {
+            let reason = format!("the counts of queue {id} do not add up");
+            self.shared.halt(&reason);
+        }
+        let became_ready = core::mem::take(&mut queue.became_ready);
+        if became_ready && queue.ready.count() > 0 && !queue.settings.paused {
+            self.shared.events.push(Event::Ready { queue: id });
+        }
+    }
+
     /// Lets the queues that the present command or timer touched hand out what is ready, in the
     /// order of their ids.
     pub(crate) fn hand_out(&mut self) {
-        while let Some(id) = self.shared.to_hand_out.pop_first() {
-            if let Some(queue) = self.queues.get_mut(&id) {
+        let touched = self.shared.to_hand_out.take();
+        for id in &touched {
+            if let Some(queue) = self.queues.get_mut(id) {
                 queue.hand_out(&mut self.shared);
             }
         }
+        self.shared.to_hand_out.reuse(touched);
     }
 
     /// A queue that is about to change, and what it shares with the others.
