@@ -1,0 +1,76 @@
+//! The deterministic simulation. `TICKETRAIL_SIM_SEEDS=1000` runs so many seeds instead of a few,
+//! `TICKETRAIL_SIM_FIRST` says from which on.
+#![allow(clippy::unwrap_used)]
+
+use std::env;
+
+use ticketrail_tests::sim::run::{Options, Report, run};
+
+fn number(variable: &str, default: u64) -> u64 {
+    env::var(variable).map_or(default, |value| value.parse().unwrap())
+}
+
+fn expect_clean(seed: u64, report: &Report) {
+    if !report.violations.is_empty() {
+        let path = env::temp_dir().join(format!("ticketrail-sim-{seed}.trace"));
+        std::fs::write(&path, &report.trace).unwrap();
+        panic!(
+            "seed {seed}: {:#?}\ntrace: {}",
+            report.violations,
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_twice() {
+    for seed in [1, 2] {
+        let (first, second) = (run(Options::new(seed)), run(Options::new(seed)));
+        assert!(
+            first.trace == second.trace,
+            "seed {seed} gave two different traces"
+        );
+        assert_eq!(first, second);
+        assert!(
+            first.trace.lines().count() > 1_000,
+            "too little happened to compare"
+        );
+    }
+}
+
+#[test]
+fn confirmed_messages_survive_whatever_happens() {
+    let first = number("TICKETRAIL_SIM_FIRST", 1);
+    let seeds = number("TICKETRAIL_SIM_SEEDS", 6);
+    let mut crashes = 0;
+    for seed in first..first + seeds {
+        let report = run(Options::new(seed));
+        println!("seed {seed}: {:?}", report.counts);
+        expect_clean(seed, &report);
+        let counts = report.counts;
+        assert!(
+            counts.confirmed >= 100 && counts.acked >= 10,
+            "seed {seed} did too little: {counts:?}"
+        );
+        crashes += counts.crashes;
+    }
+    assert!(crashes >= seeds, "too few crashes to prove anything");
+}
+
+/// The bug for which `enable_leader_restore` is off: a leader that restarts in its old term uses log
+/// ids again of entries which its crash took and its followers have.
+#[test]
+fn a_leader_that_returns_without_an_election_is_caught() {
+    let caught = (1..=100).find(|seed| {
+        let options = Options {
+            planted_leader_restore: true,
+            ..Options::new(*seed)
+        };
+        !run(options).violations.is_empty()
+    });
+    println!("caught by seed {caught:?}");
+    assert!(
+        caught.is_some(),
+        "no seed of a hundred caught the planted bug"
+    );
+}
