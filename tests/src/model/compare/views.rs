@@ -1,6 +1,7 @@
 //! Everything that the core shows, held against the model.
 
 use ticketrail_core::row::Counters;
+use ticketrail_core::state::State;
 use ticketrail_core::view::{MessageState, Peeked, SessionView};
 use ticketrail_core::{LeaseTime, Offset};
 
@@ -57,6 +58,9 @@ impl Pair {
             &Offset(queue.next_offset),
             &view.next_offset,
         )?;
+        if queue.messages.is_empty() {
+            equal_in(|| of("bytes of the empty"), &0, &view.bytes)?;
+        }
         let oldest = queue.messages.iter().find(|m| m.is_ready());
         let oldest = oldest.map(|m| m.published_at);
         equal_in(|| of("oldest ready"), &oldest, &view.oldest_ready)?;
@@ -86,6 +90,12 @@ impl Pair {
             let core = self.core.peek(queue.id, None, Offset(0), usize::MAX);
             equal_in(|| format!("messages of `{}`", queue.name), &all, &core)?;
             self.compare_page(queue, &all)?;
+            let view = |core: &State| format!("{:?}", core.queue_by_id(queue.id));
+            equal(
+                "view after a restore",
+                &view(&self.restored),
+                &view(&self.core),
+            )?;
         }
         self.coverage.add("check", "peeked", 1);
         for session in self.model.sessions.keys() {
