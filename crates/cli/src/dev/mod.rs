@@ -43,6 +43,7 @@ pub(crate) async fn run(args: Dev) -> Result {
         exited,
         running: BTreeMap::new(),
         leader: 0,
+        term: 0,
     };
     let result = cluster.live(args.demo).await;
     cluster.stop().await;
@@ -55,8 +56,9 @@ struct Cluster {
     exits: mpsc::Sender<Exit>,
     exited: mpsc::Receiver<Exit>,
     running: BTreeMap<u64, Process>,
-    /// The leader that was told last.
+    /// The leader that was told last, and its term; 0 where it is down.
     leader: u64,
+    term: u64,
 }
 
 impl Cluster {
@@ -111,7 +113,7 @@ impl Cluster {
                 )));
             }
             if let Some(seen) = self.ask_all().await {
-                self.leader = seen.leader_node_id;
+                (self.leader, self.term) = (seen.leader_node_id, seen.term);
                 let pids = self
                     .running
                     .iter()
@@ -212,8 +214,10 @@ impl Cluster {
             return Ok(());
         };
         let leader = seen.leader_node_id;
-        if leader != 0 && leader != self.leader && self.running.contains_key(&leader) {
-            self.leader = leader;
+        // A node that was away may still name the leader of an older term.
+        let is_news = leader != 0 && leader != self.leader && seen.term >= self.term;
+        if is_news && self.running.contains_key(&leader) {
+            (self.leader, self.term) = (leader, seen.term);
             say(&format!("node {leader} leads, in term {}", seen.term))?;
         }
         Ok(())

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use ticketrail_proto::v1;
 use ticketrail_proto::v1::consume_request::Frame as Out;
 use ticketrail_proto::v1::consume_response::Frame as In;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -386,11 +387,14 @@ impl Driver {
 
 impl Session {
     async fn send(&self, frame: Out) -> Result<()> {
-        let sent = self
-            .outbound
-            .send(v1::ConsumeRequest { frame: Some(frame) })
-            .await;
-        sent.map_err(|_| ended(&self.pick))
+        let frame = v1::ConsumeRequest { frame: Some(frame) };
+        match self.outbound.send_timeout(frame, SILENCE_MAX).await {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Timeout(_)) => {
+                Err(Error::timed_out(&self.pick.endpoint, SILENCE_MAX))
+            }
+            Err(SendTimeoutError::Closed(_)) => Err(ended(&self.pick)),
+        }
     }
 
     fn is_silent(&self) -> bool {
