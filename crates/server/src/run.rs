@@ -203,7 +203,11 @@ impl Running {
         let peers = server()
             .add_service(peer_service)
             .serve_with_incoming_shutdown(
-                accept(listeners.peers, self.kill.clone()),
+                accept(
+                    listeners.peers,
+                    self.kill.clone(),
+                    limits::HANDSHAKE_WAIT_MAX,
+                ),
                 self.stop_peers.clone().cancelled_owned(),
             );
         self.peer_tasks.spawn(ended("peers", peers));
@@ -216,7 +220,11 @@ impl Running {
             self.node.stop.clone(),
         ));
         let clients = routes(&self.node, health, reflection)?.serve_with_incoming_shutdown(
-            accept(listeners.clients, self.kill.clone()),
+            accept(
+                listeners.clients,
+                self.kill.clone(),
+                limits::HANDSHAKE_WAIT_MAX,
+            ),
             self.node.stop.clone().cancelled_owned(),
         );
         self.client_tasks.spawn(ended("clients", clients));

@@ -323,7 +323,8 @@ mod tests {
             change(&mut written);
             written.validate().unwrap_err().to_string()
         };
-        let table: &[(fn(&mut WrittenConfig), &str)] = &[
+        type Change = fn(&mut WrittenConfig);
+        let table: &[(Change, &str)] = &[
             (|w| w.node_id = None, "`node_id` is missing"),
             (|w| w.node_id = Some(0), "`node_id` must be 1 or more"),
             (

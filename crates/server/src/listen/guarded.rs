@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -35,15 +36,16 @@ struct Greeting {
 pub(crate) fn accept(
     listener: TcpListener,
     kill: CancellationToken,
+    greeting_wait: Duration,
 ) -> impl Stream<Item = io::Result<Guarded>> {
     let room = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
     futures::stream::unfold(
         (listener, room, kill),
-        |(listener, room, kill)| async move {
+        move |(listener, room, kill)| async move {
             loop {
                 match listener.accept().await {
                     Ok((stream, from)) => {
-                        if let Some(guarded) = guard(stream, from, &room, &kill) {
+                        if let Some(guarded) = guard(stream, from, &room, &kill, greeting_wait) {
                             return Some((Ok(guarded), (listener, room, kill)));
                         }
                     }
@@ -63,6 +65,7 @@ fn guard(
     from: SocketAddr,
     room: &Arc<Semaphore>,
     kill: &CancellationToken,
+    greeting_wait: Duration,
 ) -> Option<Guarded> {
     let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
         tracing::warn!(%from, max = limits::CONNECTIONS_MAX, "too many connections, one is refused");
@@ -72,7 +75,7 @@ fn guard(
         tracing::debug!(%from, %error, "a connection ended at once");
         return None;
     }
-    let deadline = Box::pin(tokio::time::sleep(limits::HANDSHAKE_WAIT_MAX));
+    let deadline = Box::pin(tokio::time::sleep(greeting_wait));
     Some(Guarded {
         stream,
         killed: Box::pin(kill.clone().cancelled_owned()),
@@ -159,12 +162,12 @@ mod tests {
     async fn pair(kill: &CancellationToken) -> (TcpStream, Guarded) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut accepted = Box::pin(accept(listener, kill.clone()));
+        let mut accepted = Box::pin(accept(listener, kill.clone(), Duration::from_millis(50)));
         let client = TcpStream::connect(address).await.unwrap();
         (client, accepted.next().await.unwrap().unwrap())
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_before_the_greeting_ends_a_connection() {
         let (_client, mut guarded) = pair(&CancellationToken::new()).await;
         let error = guarded.read_u8().await.unwrap_err();

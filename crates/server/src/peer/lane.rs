@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Status, Streaming};
 
 use super::pause::Pause;
@@ -81,7 +81,7 @@ struct Carrier<Q, A> {
 impl<Q: Send + 'static, A: Send + 'static> Carrier<Q, A> {
     async fn run(mut self) {
         while let Some(first) = self.calls.recv().await {
-            if let Some(why) = self.pause.blocks() {
+            if let Some(why) = self.pause.blocks(Instant::now()) {
                 self.refuse(first, &why);
                 continue;
             }
@@ -94,7 +94,7 @@ impl<Q: Send + 'static, A: Send + 'static> Carrier<Q, A> {
                 }
                 Err(status) => {
                     let why = describe(&status);
-                    self.pause.failed(&why);
+                    self.pause.failed(&why, Instant::now());
                     self.refuse(first, &why);
                 }
             }

@@ -18,19 +18,19 @@ struct State {
 }
 
 impl Pause {
-    /// Why the peer is not to be asked now, if so.
-    pub(crate) fn blocks(&self) -> Option<String> {
+    /// Why the peer is not to be asked at `now`, if so.
+    pub(crate) fn blocks(&self, now: Instant) -> Option<String> {
         let state = self.state();
         let until = state.until?;
-        (Instant::now() < until).then(|| state.why.clone())
+        (now < until).then(|| state.why.clone())
     }
 
-    /// It could not be reached.
-    pub(crate) fn failed(&self, why: &str) {
+    /// It could not be reached at `now`.
+    pub(crate) fn failed(&self, why: &str, now: Instant) {
         let mut state = self.state();
         let next = (state.last * 2).clamp(limits::RECONNECT_MIN, limits::RECONNECT_MAX);
         *state = State {
-            until: Some(Instant::now() + next),
+            until: Some(now + next),
             last: next,
             why: why.to_owned(),
         };
@@ -53,21 +53,26 @@ impl Pause {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn pauses_grow_and_end_when_the_peer_is_heard_of() {
+    #[test]
+    fn pauses_grow_and_end_when_the_peer_is_heard_of() {
         let pause = Pause::default();
-        assert_eq!(pause.blocks(), None);
+        let mut now = Instant::now();
+        assert_eq!(pause.blocks(now), None);
         for expected in [50, 100, 200, 400, 800, 1_000, 1_000] {
-            pause.failed("gone");
-            let start = Instant::now();
-            while pause.blocks().is_some() {
-                tokio::time::advance(Duration::from_millis(10)).await;
-            }
-            assert_eq!(start.elapsed(), Duration::from_millis(expected));
+            pause.failed("gone", now);
+            now += Duration::from_millis(expected - 1);
+            assert_eq!(pause.blocks(now).as_deref(), Some("gone"));
+            now += Duration::from_millis(1);
+            assert_eq!(pause.blocks(now), None);
         }
-        pause.failed("gone");
-        assert_eq!(pause.blocks().as_deref(), Some("gone"));
+        pause.failed("gone", now);
         pause.over();
-        assert_eq!(pause.blocks(), None);
+        assert_eq!(pause.blocks(now), None);
+        pause.failed("gone", now);
+        assert_eq!(
+            pause.blocks(now + Duration::from_millis(50)),
+            None,
+            "from the start again"
+        );
     }
 }

@@ -273,7 +273,7 @@ async fn unary(
     link: Arc<PeerLink>,
     request: PeerRequest,
 ) -> Result<PeerResponse, TransportError> {
-    if let Some(reason) = link.pause.blocks() {
+    if let Some(reason) = link.pause.blocks(Instant::now()) {
         return Err(TransportError::Unreachable { target, reason });
     }
     let mut client = link.client.clone();
@@ -302,7 +302,7 @@ async fn unary(
     answer.map_err(|status| {
         let reason = describe(&status);
         if is_unreachable(&status) {
-            link.pause.failed(&reason);
+            link.pause.failed(&reason, Instant::now());
             TransportError::Unreachable { target, reason }
         } else {
             TransportError::Refused { target, reason }
