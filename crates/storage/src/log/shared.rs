@@ -86,8 +86,12 @@ impl Shared {
         Ok(())
     }
 
-    pub(crate) fn drain(&self, bytes_max: usize) -> Vec<(Op, Done)> {
-        self.lock().drain(bytes_max)
+    /// What one sync can carry, and what may be called committed once it is written.
+    pub(crate) fn drain(&self, bytes_max: usize) -> (Vec<(Op, Done)>, Option<u64>) {
+        let mut state = self.lock();
+        let taken = state.drain(bytes_max);
+        let committed = state.committed_as_written();
+        (taken, committed)
     }
 
     pub(crate) fn settle(&self, settled: Settled) {

@@ -262,6 +262,12 @@ impl State {
         taken
     }
 
+    /// The committed index, if all operations were taken: it may speak of entries that are still in the queue, behind a
+    /// truncation of others of the same index.
+    pub(super) fn committed_as_written(&self) -> Option<u64> {
+        self.committed.filter(|_| self.queue.is_empty())
+    }
+
     /// What became durable with a sync.
     pub(super) fn settle(&mut self, settled: Settled) {
         for change in settled.changes {

@@ -135,7 +135,7 @@ impl LogWriter {
 
     /// Writes and syncs what is waiting, as far as it fits one batch, then answers. Returns false when nothing was waiting.
     pub fn step(&mut self) -> bool {
-        let taken = self.shared.drain(self.config.drain_bytes_max);
+        let (taken, committed) = self.shared.drain(self.config.drain_bytes_max);
         if taken.is_empty() {
             return false;
         }
@@ -143,7 +143,7 @@ impl LogWriter {
         let result = if self.failed {
             Err(io::Error::other("the log stopped"))
         } else {
-            self.write(ops)
+            self.write(ops, committed)
         };
         match result {
             Ok(settled) => {
@@ -180,7 +180,8 @@ impl LogWriter {
             .as_ref()
             .is_some_and(|active| active.fits_marker())
         {
-            self.standing.committed = self.shared.lock().committed.max(self.standing.committed);
+            let committed = self.shared.lock().committed_as_written();
+            self.standing.committed = committed.max(self.standing.committed);
             self.flush(BatchKind::Marker)?;
             self.sync()?;
         }
@@ -188,9 +189,8 @@ impl LogWriter {
         Ok(())
     }
 
-    fn write(&mut self, ops: Vec<Op>) -> io::Result<Settled> {
+    fn write(&mut self, ops: Vec<Op>, committed: Option<u64>) -> io::Result<Settled> {
         let mut settled = Settled::default();
-        self.standing.committed = self.shared.lock().committed.max(self.standing.committed);
         let mut dirty = false;
         for op in ops {
             settled.payload_bytes += op.payload_bytes();
@@ -199,6 +199,9 @@ impl LogWriter {
         }
         if dirty {
             self.make_room(0, 0, &mut settled)?;
+            // Only with the last of the operations: where a segment ends among them, a crash would leave a header that calls
+            // committed what a truncation behind it removes.
+            self.standing.committed = committed.max(self.standing.committed);
             self.flush(BatchKind::Data)?;
             self.sync()?;
             self.mark_due = true;
