@@ -1,7 +1,6 @@
 //! How a cluster comes to be.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -143,20 +142,16 @@ fn write_config(folder: &Path, text: &str) {
 
 fn config(id: NodeId, cluster_id: u128, nodes: &BTreeMap<NodeId, Node>, more: &str) -> String {
     let node = &nodes[&id];
-    let mut text = String::new();
-    let members = nodes
+    let members: Vec<_> = nodes
         .iter()
-        .map(|(id, node)| format!("\"{id}={}/{}\"", node.address, node.peer_address))
-        .collect::<Vec<_>>();
-    write!(
-        text,
-        "node_id = {id}\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata_dir = \"{}\"\n{more}\n\
-         [bootstrap]\ncluster_id = \"{cluster_id:032x}\"\nmembers = [{}]\n",
+        .map(|(id, node)| format!("{id}={}@{}", node.peer_address, node.address))
+        .collect();
+    format!(
+        "node_id = {id}\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata_dir = \"{}\"\n\
+         cluster_id = \"{cluster_id:032x}\"\nbootstrap = \"{}\"\n{more}",
         node.address,
         node.peer_address,
         node.folder.join("data").display(),
-        members.join(", "),
+        members.join(","),
     )
-    .expect("a String takes everything");
-    text
 }

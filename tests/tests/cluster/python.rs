@@ -1,0 +1,130 @@
+//! A client generated from the protos in another language, with no library of ours in between.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ticketrail_tests::cluster::checks::{agreed, conserved};
+use ticketrail_tests::cluster::program::profile_folder;
+use ticketrail_tests::cluster::{Cluster, secs, until};
+use tokio::process::Command as AsyncCommand;
+use tokio::time::timeout;
+
+const MESSAGES: u64 = 600;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_python_client_survives_a_leader_kill() {
+    let python = match tokio::task::spawn_blocking(prepare).await.unwrap() {
+        Ok(python) => python,
+        // Where the gate runs, a client that cannot be made is a failure.
+        Err(why) if env::var_os("CI").is_some() => {
+            panic!("the python client cannot be made: {why}")
+        }
+        Err(why) => return println!("SKIPPED, the python client cannot be made: {why}"),
+    };
+    let cluster = Cluster::start().await;
+    cluster.queue("from-python").create().await;
+    let addresses = cluster
+        .ids()
+        .iter()
+        .map(|id| cluster.address(*id))
+        .collect::<Vec<_>>()
+        .join(",");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let client = AsyncCommand::new(&python)
+        .arg(root.join("python/client.py"))
+        .args([
+            "--endpoints",
+            &addresses,
+            "--queue",
+            "from-python",
+            "--messages",
+            &MESSAGES.to_string(),
+        ])
+        .arg("--service-config")
+        .arg(root.join("../proto/retry-service-config.json"))
+        .env("PYTHONPATH", generated())
+        .kill_on_drop(true)
+        .output();
+    let client = tokio::spawn(client);
+
+    until("a third of the messages", secs(40), async || {
+        let stats = cluster.stats("from-python").await;
+        if stats.published >= MESSAGES / 3 {
+            Ok(())
+        } else {
+            Err(stats)
+        }
+    })
+    .await;
+    let victim = cluster.kill_leader().await;
+    cluster.restart(victim).await;
+    let output = timeout(secs(45), client)
+        .await
+        .expect("the client ends")
+        .unwrap()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        said,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let stats = cluster.stats("from-python").await;
+    assert_eq!(
+        (stats.published, stats.acknowledged, stats.ready),
+        (MESSAGES, MESSAGES, 0)
+    );
+    conserved("from-python", &stats);
+    agreed(&cluster).await;
+}
+
+fn generated() -> PathBuf {
+    profile_folder().join("python/generated")
+}
+
+/// Makes a virtual environment with the generated code, once; says where its python is.
+fn prepare() -> Result<PathBuf, String> {
+    let home = profile_folder().join("python");
+    let python = home.join("venv/bin/python");
+    let ready = |python: &Path| {
+        run(Command::new(python).args(["-c", "import grpc_tools, grpc_status"])).is_ok()
+    };
+    if !ready(&python) {
+        run(Command::new("python3")
+            .args(["-m", "venv"])
+            .arg(home.join("venv")))?;
+        let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/requirements.txt");
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "-r"])
+            .arg(requirements))?;
+    }
+    let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    std::fs::create_dir_all(generated()).map_err(|error| error.to_string())?;
+    let mut protoc = Command::new(&python);
+    protoc.args(["-m", "grpc_tools.protoc", "-I"]).arg(&protos);
+    protoc.arg(format!("--python_out={0}", generated().display()));
+    protoc.arg(format!("--grpc_python_out={0}", generated().display()));
+    let folder =
+        std::fs::read_dir(protos.join("ticketrail/v1")).map_err(|error| error.to_string())?;
+    for file in folder.filter_map(Result::ok) {
+        protoc.arg(Path::new("ticketrail/v1").join(file.file_name()));
+    }
+    run(&mut protoc)?;
+    Ok(python)
+}
+
+fn run(command: &mut Command) -> Result<Output, String> {
+    let output = command
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(format!(
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
