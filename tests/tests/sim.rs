@@ -1,13 +1,22 @@
 //! The deterministic simulation. `TICKETRAIL_SIM_SEEDS=1000` runs so many seeds instead of a few,
-//! `TICKETRAIL_SIM_FIRST` says from which on.
+//! `TICKETRAIL_SIM_FIRST` says from which on, `TICKETRAIL_SIM_SECONDS` how long each has trouble.
 #![allow(clippy::unwrap_used)]
 
 use std::env;
+use std::time::Duration;
 
 use ticketrail_tests::sim::run::{Options, Report, run};
 
 fn number(variable: &str, default: u64) -> u64 {
     env::var(variable).map_or(default, |value| value.parse().unwrap())
+}
+
+fn options(seed: u64) -> Options {
+    let trouble = Duration::from_secs(number("TICKETRAIL_SIM_SECONDS", 6));
+    Options {
+        trouble,
+        ..Options::new(seed)
+    }
 }
 
 fn expect_clean(seed: u64, report: &Report) {
@@ -24,27 +33,25 @@ fn expect_clean(seed: u64, report: &Report) {
 
 #[test]
 fn a_seed_gives_the_same_trace_twice() {
-    for seed in [1, 2] {
-        let (first, second) = (run(Options::new(seed)), run(Options::new(seed)));
-        assert!(
-            first.trace == second.trace,
-            "seed {seed} gave two different traces"
-        );
-        assert_eq!(first, second);
-        assert!(
-            first.trace.lines().count() > 1_000,
-            "too little happened to compare"
-        );
-    }
+    let (first, second) = (run(Options::new(1)), run(Options::new(1)));
+    assert!(
+        first.trace == second.trace,
+        "one seed gave two different traces"
+    );
+    assert_eq!(first, second);
+    assert!(
+        first.trace.lines().count() > 1_000,
+        "too little happened to compare"
+    );
 }
 
 #[test]
 fn confirmed_messages_survive_whatever_happens() {
     let first = number("TICKETRAIL_SIM_FIRST", 1);
-    let seeds = number("TICKETRAIL_SIM_SEEDS", 6);
+    let seeds = number("TICKETRAIL_SIM_SEEDS", 4);
     let mut crashes = 0;
     for seed in first..first + seeds {
-        let report = run(Options::new(seed));
+        let report = run(options(seed));
         println!("seed {seed}: {:?}", report.counts);
         expect_clean(seed, &report);
         let counts = report.counts;
@@ -61,16 +68,17 @@ fn confirmed_messages_survive_whatever_happens() {
 /// ids again of entries which its crash took and its followers have.
 #[test]
 fn a_leader_that_returns_without_an_election_is_caught() {
-    let caught = (1..=100).find(|seed| {
+    let caught = (1..=50).find_map(|seed| {
         let options = Options {
             planted_leader_restore: true,
-            ..Options::new(*seed)
+            ..Options::new(seed)
         };
-        !run(options).violations.is_empty()
+        let violations = run(options).violations;
+        let shown = violations
+            .into_iter()
+            .find(|violation| violation.contains("with digest") || violation.contains("are lost"));
+        shown.map(|violation| (seed, violation))
     });
-    println!("caught by seed {caught:?}");
-    assert!(
-        caught.is_some(),
-        "no seed of a hundred caught the planted bug"
-    );
+    println!("caught: {caught:?}");
+    assert!(caught.is_some(), "no seed of fifty caught the planted bug");
 }

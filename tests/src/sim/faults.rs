@@ -60,7 +60,7 @@ impl World {
             drawn.push(Fault::LeaderBlinks);
         }
         self.history.note(format_args!("faults: {drawn:?}"));
-        while self.history.now_ms() < until {
+        while self.history.now_ms() < until && !self.history.is_violated() {
             self.pause(50, 900).await;
             let fault = drawn[self.dice.below(drawn.len() as u64) as usize];
             self.history.note(format_args!("{fault:?}"));

@@ -83,6 +83,11 @@ impl History {
         self.lock().violations.push(what);
     }
 
+    /// Whether there was one: what comes after proves nothing.
+    pub(crate) fn is_violated(&self) -> bool {
+        !self.lock().violations.is_empty()
+    }
+
     pub(crate) fn count(&self, count: impl FnOnce(&mut Counts)) {
         count(&mut self.lock().counts);
     }
