@@ -217,3 +217,67 @@ impl State {
         self.unroutable
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::SettleKind;
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    #[test]
+    fn queues_are_listed_in_name_order_and_page_by_page() {
+        let script = Script::with_queues(&["b", "c", "a"]);
+        let names = |after| {
+            let queues = script.state.queues("default", after);
+            queues.map(|queue| queue.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(None), vec!["a", "b", "c"]);
+        assert_eq!(names(Some("a")), vec!["b", "c"]);
+        assert_eq!(names(Some("bb")), vec!["c"]);
+        assert_eq!(script.state.queues("none", None).count(), 0);
+    }
+
+    #[test]
+    fn peeking_tells_every_state_and_changes_nothing() {
+        let mut script = Script::new();
+        script.run(create("q", dead_to("missing", 3)));
+        script.run(publish("q", 5));
+        script.receive("q", 4, "a");
+        let later = SettleKind::Nack {
+            delay_ms: Some(700),
+        };
+        let reject = SettleKind::Reject;
+        script.settle(vec![range(0, 1, 1, later), range(2, 1, 3, reject)]);
+        let before = script.state.rows();
+        let told = |only, from, limit| {
+            let peeked = script.state.peek(QueueId(1), only, Offset(from), limit);
+            peeked
+                .iter()
+                .map(|p| {
+                    (
+                        p.offset.0,
+                        p.state,
+                        p.delivery_count,
+                        p.due.map(|due| due.0),
+                    )
+                })
+                .collect::<Vec<_>>()
+        };
+        let lease = Some(limits::LEASE_MS_DEFAULT);
+        let all = vec![
+            (0, MessageState::Delayed, 1, Some(700)),
+            (1, MessageState::InFlight, 1, lease),
+            (2, MessageState::Parked, 1, None),
+            (3, MessageState::InFlight, 1, lease),
+            (4, MessageState::Ready, 0, None),
+        ];
+        assert_eq!(told(None, 0, 9), all);
+        assert_eq!(told(None, 2, 2), all[2..4]);
+        assert_eq!(told(Some(MessageState::InFlight), 2, 9), all[3..4]);
+        assert_eq!(told(None, u64::MAX, 9), vec![]);
+        assert_eq!(script.state.peek(QueueId(9), None, Offset(0), 9), vec![]);
+        assert_eq!(script.state.rows(), before);
+    }
+}
