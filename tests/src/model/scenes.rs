@@ -16,10 +16,13 @@ use super::compare::{Difference, Pair};
 use super::coverage::Coverage;
 
 /// What a scene comes to.
-type Played = Result<Coverage, Difference>;
+pub type Played = Result<Coverage, Difference>;
+
+/// Plays a scene from the first entry to the last.
+pub type Scene = fn() -> Played;
 
 /// All scenes, by name.
-pub const SCENES: [(&str, fn() -> Played); 6] = [
+pub const SCENES: [(&str, Scene); 6] = [
     ("all namespaces", all_namespaces),
     ("a producer that goes far", long_producer),
     ("more leases end at once than one entry may fire", flood),
