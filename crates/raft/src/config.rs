@@ -81,7 +81,7 @@ impl ReplicaConfig {
             checkpoint_bytes: 32 << 20,
             snapshot_every: Duration::from_secs(300),
             snapshot_bytes: 1 << 30,
-            log_bytes_kept: 2 << 30,
+            log_bytes_kept: 1 << 30,
             planted_leader_restore: false,
         }
     }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use openraft::async_runtime::watch::Watch;
 use openraft::async_runtime::{Oneshot, WatchReceiver};
 use openraft::errors::{
     ClientWriteError, Fatal, ForwardReason, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::impls::OneshotResponder;
-use openraft::metrics::RaftMetrics;
+use openraft::metrics::{RaftMetrics, RaftServerMetrics};
 use openraft::{AsyncRuntime, Instant, Raft, ReadPolicy};
 use ticketrail_core::NodeId;
 use ticketrail_storage::Log;
@@ -32,9 +33,7 @@ use crate::status::{Leadership, Member, Status};
 use crate::transport::{PeerRequest, PeerResponse, Transport};
 use crate::types::{CommittedLeaderId, Payload, PeerAddress, Types};
 
-/// How long a proposal is tried again while this leader has no lease yet, in election timeouts.
-const LEASE_WAITS: u64 = 3;
-/// Pause between such tries.
+/// Pause between two tries of a proposal while this leader has no lease.
 const LEASE_PAUSE: Duration = Duration::from_millis(5);
 /// Longest wait for openraft's tasks to end.
 const SHUTDOWN_MAX: Duration = Duration::from_millis(1_500);
@@ -60,6 +59,10 @@ pub(crate) trait Engine: Send + Sync {
     fn status(&self) -> Status;
     fn shutdown(&self) -> BoxFuture<'static, ()>;
 }
+
+type Watched<R, T> = <<R as AsyncRuntime>::Watch as Watch>::Receiver<T>;
+type Metrics<R> = Watched<R, RaftMetrics<Types<R>>>;
+type ServerMetrics<R> = Watched<R, RaftServerMetrics<Types<R>>>;
 
 /// A Raft node.
 pub(crate) struct Node<R: Runtime> {
@@ -110,9 +113,13 @@ impl<R: Runtime> Node<R> {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    /// Publishes who leads until openraft ends; then says why, if that was not asked for.
-    pub(crate) async fn watch_leadership(raft: Raft<Types<R>, Machine<R>>, shared: Arc<Shared>) {
-        let mut server = raft.server_metrics();
+    /// Publishes who leads until openraft ends; then says why, if that was not asked for. Holds no
+    /// handle: a replica that is dropped ends.
+    pub(crate) async fn watch_leadership(
+        mut server: ServerMetrics<R>,
+        metrics: Metrics<R>,
+        shared: Arc<Shared>,
+    ) {
         loop {
             let seen = {
                 let metrics = server.borrow_and_update();
@@ -138,7 +145,7 @@ impl<R: Runtime> Node<R> {
                 break;
             }
         }
-        let ended = raft.metrics().borrow_watched().running_state.clone();
+        let ended = metrics.borrow_watched().running_state.clone();
         if let Err(fatal) = ended
             && fatal != Fatal::Stopped
         {
@@ -213,18 +220,16 @@ impl<R: Runtime> Engine for Node<R> {
             return Box::pin(async { Err(ProposeError::Invalid) });
         }
         let raft = self.raft.clone();
-        let tries_until =
-            R::Instant::now() + Duration::from_millis(self.config.election_max_ms * LEASE_WAITS);
         let mut attempt = Attempt::start(&raft, term, payload.clone());
         Box::pin(async move {
             loop {
                 match attempt.end().await {
-                    Err(Refusal::LeaseExpired) if R::Instant::now() < tries_until => {
+                    // However long it takes: a leader that its peers do not answer may go on in
+                    // the same term later, and who waits for the entry is told that it is lost only
+                    // by a later term.
+                    Err(Refusal::LeaseExpired) => {
                         R::sleep(LEASE_PAUSE).await;
                         attempt = Attempt::start(&raft, term, payload.clone());
-                    }
-                    Err(Refusal::LeaseExpired) => {
-                        return Err(ProposeError::NotLeader { leader: None });
                     }
                     Err(Refusal::Final(error)) => return Err(error),
                     Ok(committed) => return Ok(committed),
@@ -281,7 +286,7 @@ impl<R: Runtime> Engine for Node<R> {
         Box::pin(async move {
             // An error is a wait that was too long, or an end that came by itself.
             let _ = R::timeout(SHUTDOWN_MAX, raft.shutdown()).await;
-            if let Some(worker) = worker {
+            if let Some(mut worker) = worker {
                 worker.ask();
                 let _ = R::timeout(SHUTDOWN_MAX, worker.ended()).await;
             }
@@ -323,7 +328,8 @@ struct Attempt<R: Runtime> {
 }
 
 enum Refusal {
-    /// A fresh leader has no lease before a majority has answered it; nothing was proposed.
+    /// A leader has no lease before a majority has answered it, nor when it does not any more;
+    /// nothing was proposed.
     LeaseExpired,
     Final(ProposeError),
 }

@@ -146,7 +146,8 @@ impl Replica {
             Box::new(move |last| checkpointer.step(last)),
         );
         drop(R::spawn(Node::<R>::watch_leadership(
-            raft.clone(),
+            raft.server_metrics(),
+            raft.metrics(),
             shared.clone(),
         )));
         drop(R::spawn(Node::<R>::watch_snapshots(
@@ -182,7 +183,8 @@ impl Replica {
 
     /// Proposes an encoded `store.v1.Entry`, in `term` or never. Resolves when it is committed and
     /// applied here. Proposals enter the log in the order of the calls (not of the polls); many may
-    /// be on their way. A fresh leader's refusals for want of a lease are tried again inside.
+    /// be on their way. While a majority does not answer this leader, the proposal waits inside for
+    /// as long as the term goes on.
     ///
     /// # Errors
     /// See [`ProposeError`]: only `NotLeader` and `Invalid` are sure to have no effect.

@@ -170,3 +170,177 @@ fn check_against_log(applied: Option<LogId>, log: &LogState) -> Result<(), Start
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use ticketrail_storage::sim::SimDisk;
+    use ticketrail_storage::{Identity, LogConfig, LogWriter, MemoryCheckpoint, Record};
+
+    use super::*;
+    use crate::shelf::push_all;
+    use crate::types::{StoredMembership, log_id};
+
+    struct Memory(MemoryCheckpoint);
+
+    impl CheckpointOpener for Memory {
+        fn open(&mut self) -> Result<Box<dyn CheckpointStore>, CheckpointError> {
+            Ok(Box::new(self.0.clone()))
+        }
+
+        fn set_aside(&mut self) -> io::Result<String> {
+            self.0.clear().map_err(io::Error::other)?;
+            Ok("nowhere".to_owned())
+        }
+    }
+
+    struct Disks {
+        shelf: Shelf,
+        log: Log,
+        writer: LogWriter,
+        checkpoint: MemoryCheckpoint,
+    }
+
+    /// A log of entries 0 to `last`, of which `purged` are gone.
+    fn disks(last: u64, purged: Option<u64>) -> Disks {
+        let owner = Identity {
+            cluster_id: 1,
+            node_id: 1,
+        };
+        let (log, mut writer, _) =
+            Log::open(Arc::new(SimDisk::new(1)), LogConfig::new(1, 1)).unwrap();
+        let payload = Bytes::from_static(&[0]);
+        let record = |index| Record {
+            group: 0,
+            term: 1,
+            index,
+            payload: payload.clone(),
+        };
+        log.append(
+            (0..=last).map(record).collect(),
+            Box::new(|done| done.unwrap()),
+        );
+        if let Some(upto) = purged {
+            log.purge(upto, 1, Box::new(|done| done.unwrap()));
+        }
+        while writer.step() {}
+        let shelf = Shelf::open(Arc::new(SimDisk::new(2)), owner).unwrap();
+        Disks {
+            shelf,
+            log,
+            writer,
+            checkpoint: MemoryCheckpoint::new(),
+        }
+    }
+
+    /// A state after entry `index`, and its rows.
+    fn rows_at(index: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut state = State::new();
+        state.skip(index);
+        crate::rows::encode_all(&state)
+    }
+
+    fn meta_at(index: u64) -> SnapshotMeta {
+        let last_membership = StoredMembership::default();
+        SnapshotMeta {
+            last_log_id: Some(log_id(1, index)),
+            last_membership,
+        }
+    }
+
+    fn save(checkpoint: &mut MemoryCheckpoint, index: u64) {
+        let rows: Vec<_> = rows_at(index)
+            .into_iter()
+            .map(|(key, row)| (key, Some(row)))
+            .collect();
+        let meta = meta_at(index);
+        checkpoint
+            .write(
+                &rows,
+                codec::meta_to(meta.last_log_id, &meta.last_membership),
+            )
+            .unwrap();
+    }
+
+    fn start(disks: &Disks) -> Result<Option<u64>, StartError> {
+        let mut opener = Memory(disks.checkpoint.clone());
+        let restored = restore(&mut opener, &disks.shelf, &disks.log)?;
+        let applied = restored.meta.last_log_id.map(|id| id.index);
+        assert_eq!(restored.state.applied_index(), applied.unwrap_or(0));
+        Ok(applied)
+    }
+
+    #[test]
+    fn a_new_node_starts_empty_and_an_old_one_from_its_checkpoint() {
+        let mut disks = disks(9, None);
+        assert_eq!(start(&disks).unwrap(), None);
+        save(&mut disks.checkpoint, 7);
+        assert_eq!(start(&disks).unwrap(), Some(7));
+        drop(disks.writer);
+    }
+
+    #[test]
+    fn an_empty_state_with_a_purged_log_is_refused() {
+        let disks = disks(9, Some(4));
+        let refused = start(&disks).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                StartError::StateLost {
+                    purged: 4,
+                    applied: None
+                }
+            ),
+            "{refused}"
+        );
+        drop(disks.writer);
+    }
+
+    #[test]
+    fn a_state_ahead_of_the_log_is_refused() {
+        let mut disks = disks(9, None);
+        save(&mut disks.checkpoint, 12);
+        let refused = start(&disks).unwrap_err();
+        let expected = matches!(
+            refused,
+            StartError::LogLost {
+                applied: 12,
+                last: Some(9)
+            }
+        );
+        assert!(expected, "{refused}");
+        drop(disks.writer);
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_gives_way_to_the_snapshot_file() {
+        let mut disks = disks(9, Some(4));
+        save(&mut disks.checkpoint, 8);
+        disks
+            .shelf
+            .write(meta_at(6), 1, push_all(&rows_at(6)))
+            .unwrap();
+        assert!(
+            disks.checkpoint.flip(None, 3, 1),
+            "the meta is there to be damaged"
+        );
+        assert_eq!(start(&disks).unwrap(), Some(6));
+        // And the checkpoint was written anew from it.
+        assert_eq!(start(&disks).unwrap(), Some(6));
+        drop(disks.writer);
+    }
+
+    #[test]
+    fn a_checkpoint_from_before_the_purge_gives_way_to_the_snapshot_file() {
+        let mut disks = disks(9, Some(4));
+        save(&mut disks.checkpoint, 2);
+        disks
+            .shelf
+            .write(meta_at(6), 1, push_all(&rows_at(6)))
+            .unwrap();
+        assert_eq!(start(&disks).unwrap(), Some(6));
+        drop(disks.writer);
+    }
+}

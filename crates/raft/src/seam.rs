@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 /// simulator brings one that runs everything on one thread from a seed.
 pub trait Runtime: AsyncRuntime {
     /// Runs `step` again and again with pauses of `every`, where blocking on a disk holds up no
-    /// task, until [`Worker::stop`]; `step(true)` is its last run.
+    /// task, until the worker is stopped or dropped; `step(true)` is its last run.
     fn worker(name: &str, every: Duration, step: Box<dyn FnMut(bool) + Send>) -> Worker;
 }
 
@@ -71,8 +71,14 @@ impl Worker {
     }
 
     /// Waits for its end, however it came.
-    pub(crate) async fn ended(self) {
-        let _ = self.done.await;
+    pub(crate) async fn ended(&mut self) {
+        let _ = (&mut self.done).await;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.ask();
     }
 }
 

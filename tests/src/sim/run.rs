@@ -41,14 +41,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// Three nodes and three clients, trouble for six virtual seconds.
+    /// Three nodes and three clients, trouble for four virtual seconds.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
             nodes: 3,
             clients: 3,
-            trouble: Duration::from_secs(6),
+            trouble: Duration::from_secs(4),
             planted_leader_restore: false,
         }
     }
