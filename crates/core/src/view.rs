@@ -176,6 +176,14 @@ impl State {
             .map(|(id, session)| session.view(*id))
     }
 
+    /// Whether a receive attempt was answered and is remembered, though of what it was granted
+    /// nothing may be left.
+    #[must_use]
+    pub fn remembers_attempt(&self, queue: QueueId, attempt: &[u8]) -> bool {
+        let queue = self.queues.get(&queue);
+        queue.is_some_and(|queue| queue.attempt(attempt, self.shared.lease_now).is_some())
+    }
+
     /// What a session holds, in queue order.
     #[must_use]
     pub fn held(&self, id: SessionId) -> Vec<Grant> {
