@@ -143,7 +143,8 @@ pub(crate) struct Serve {
     /// How log lines look: text (default) or json
     #[arg(long, env = "TICKETRAIL_LOG_FORMAT", value_enum)]
     pub(crate) log_format: Option<LogFormat>,
-    /// Which log lines to write: a level, or directives such as `info,ticketrail_raft=debug` [default: info]
+    /// Which log lines to write: a level, or directives such as `info,ticketrail_raft=debug` [default:
+    /// info,openraft=warn]
     #[arg(long, env = "TICKETRAIL_LOG", value_name = "FILTER")]
     pub(crate) log: Option<String>,
 }

@@ -69,7 +69,10 @@ impl Failure {
         match self {
             Self::Cluster { error, hints } => {
                 let mut lines = vec![format!("error: {} ({})", error.message(), error.reason())];
+                // A single violation often is the sentence itself.
                 let violations = error.violations().iter();
+                let violations =
+                    violations.filter(|(_, text)| !error.message().contains(text.as_str()));
                 lines.extend(violations.map(|(subject, text)| format!("  {subject}: {text}")));
                 lines.extend(advice(error).map(|text| format!("  {text}")));
                 lines.extend(hints.iter().map(|text| format!("  {text}")));

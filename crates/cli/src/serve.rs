@@ -6,6 +6,9 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{LogFormat, Serve};
 use crate::failure::{Failure, Result};
 
+/// What is logged unless said otherwise: what happens to the node, and not each step of a vote.
+const LOG_DEFAULT: &str = "info,openraft=warn";
+
 pub(crate) async fn run(args: Serve) -> Result {
     start_logging(&args)?;
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
@@ -38,7 +41,7 @@ fn written(args: Serve) -> WrittenConfig {
 }
 
 fn start_logging(args: &Serve) -> Result {
-    let filter = EnvFilter::try_new(args.log.as_deref().unwrap_or("info"))
+    let filter = EnvFilter::try_new(args.log.as_deref().unwrap_or(LOG_DEFAULT))
         .map_err(|error| Failure::Usage(format!("--log: {error}")))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

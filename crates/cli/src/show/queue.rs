@@ -53,7 +53,7 @@ pub(crate) fn pairs(queue: &Queue, stats: &QueueStats) -> Vec<(&'static str, Str
         ("state", state(queue)),
         (
             "created",
-            time(queue.created_at.as_ref()).unwrap_or_default(),
+            time(queue.created_at.as_ref()).unwrap_or_else(|| "-".to_owned()),
         ),
         ("", String::new()),
     ];

@@ -39,19 +39,16 @@ pub(super) async fn run(context: &Context, verb: Queue) -> Result {
 }
 
 async fn create(context: &Context, name: String, options: QueueOptions) -> Result {
-    let response = context
-        .client
-        .create_queue(&name, settings(&options))
-        .await
-        .map_err(|error| {
-            let exists = error.reason() == "ALREADY_EXISTS";
-            let failure = Failure::from(error);
-            if exists {
-                failure.hint("change it with: ticketrail queue update")
-            } else {
-                failure
-            }
-        })?;
+    let created = context.client.create_queue(&name, settings(&options)).await;
+    let response = match created {
+        Ok(response) => response,
+        Err(error) if error.reason() == "ALREADY_EXISTS" => {
+            let hint =
+                "see it with `ticketrail queue show`, change it with `ticketrail queue update`";
+            return Err(Failure::from(error).hint(hint));
+        }
+        Err(error) => return Err(suggest::for_namespace(context, error).await),
+    };
     let queue = response.queue.unwrap_or_default();
     let sentence = match response.already_existed {
         true => format!("queue `{name}` exists already, with these settings"),
@@ -63,7 +60,10 @@ async fn create(context: &Context, name: String, options: QueueOptions) -> Resul
 }
 
 async fn list(context: &Context) -> Result {
-    let queues = context.client.list_queues().await?;
+    let queues = match context.client.list_queues().await {
+        Ok(queues) => queues,
+        Err(error) => return Err(suggest::for_namespace(context, error).await),
+    };
     let counted: Vec<(QueueInfo, Option<QueueStats>)> = stream::iter(queues)
         .map(|queue| async {
             match context.client.queue_stats(&queue.name).await {

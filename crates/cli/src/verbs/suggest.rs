@@ -7,8 +7,10 @@ use crate::failure::Failure;
 
 /// Adds to an error about an unknown queue which one may have been meant, or how to create it.
 pub(super) async fn for_queue(context: &Context, queue: &str, error: Error) -> Failure {
-    if !matches!(error.reason(), "QUEUE_NOT_FOUND" | "UNROUTABLE") {
-        return error.into();
+    match error.reason() {
+        "QUEUE_NOT_FOUND" | "UNROUTABLE" => {}
+        "NAMESPACE_NOT_FOUND" => return for_namespace(context, error).await,
+        _ => return error.into(),
     }
     let quoted = quoted(queue);
     let create = format!("create it: ticketrail queue create {quoted}");
@@ -19,6 +21,27 @@ pub(super) async fn for_queue(context: &Context, queue: &str, error: Error) -> F
     };
     let names = queues.iter().map(|queue| queue.name.as_str());
     match nearest(queue, names) {
+        Some(name) => failure.hint(format!("did you mean `{name}`? or {create}")),
+        None => failure.hint(create),
+    }
+}
+
+/// Adds to an error about an unknown namespace which one may have been meant, or how to create it.
+pub(super) async fn for_namespace(context: &Context, error: Error) -> Failure {
+    if error.reason() != "NAMESPACE_NOT_FOUND" {
+        return error.into();
+    }
+    let namespace = context.client.namespace();
+    let create = format!(
+        "create it: ticketrail namespace create {}",
+        quoted(namespace)
+    );
+    let failure = Failure::from(error);
+    let Ok(namespaces) = context.client.list_namespaces().await else {
+        return failure.hint(create);
+    };
+    let names = namespaces.iter().map(|one| one.name.as_str());
+    match nearest(namespace, names) {
         Some(name) => failure.hint(format!("did you mean `{name}`? or {create}")),
         None => failure.hint(create),
     }

@@ -16,6 +16,9 @@ use crate::delivery::{Delivery, Receipt};
 use crate::error::Result;
 use crate::receive::Settlement;
 
+/// How many confirmed settlements are remembered: as many as a consumer can hold.
+const FINISHED_MAX: usize = 10_000;
+
 pub(super) type Key = u64;
 pub(super) type Reply = oneshot::Sender<Result<SettleOutcome>>;
 
@@ -43,6 +46,37 @@ pub(super) struct Ledger {
     /// The number of the first frame in `sent`.
     first_frame: u64,
     exceptions: Vec<v1::SettleException>,
+    finished: Finished,
+}
+
+/// The newest settlements that were confirmed. The receipts are copies: a slice would keep the whole frame that
+/// it came in.
+#[derive(Debug, Default)]
+struct Finished {
+    settlements: HashMap<Box<[u8]>, Settlement>,
+    order: VecDeque<Box<[u8]>>,
+}
+
+impl Finished {
+    fn add(&mut self, receipt: &Receipt, settlement: Settlement) {
+        let receipt: Box<[u8]> = receipt.as_bytes().as_ref().into();
+        if self
+            .settlements
+            .insert(receipt.clone(), settlement)
+            .is_none()
+        {
+            self.order.push_back(receipt);
+        }
+        while self.order.len() > FINISHED_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.settlements.remove(&oldest);
+            }
+        }
+    }
+
+    fn of(&self, receipt: &[u8]) -> Option<Settlement> {
+        self.settlements.get(receipt).copied()
+    }
 }
 
 impl Ledger {
@@ -52,18 +86,32 @@ impl Ledger {
             let delivery_id = delivery.delivery_id;
             let key = match self.by_receipt.get(&delivery.receipt) {
                 Some(key) => *key,
-                None => {
-                    self.next_key += 1;
-                    self.by_receipt
-                        .insert(delivery.receipt.clone(), self.next_key);
-                    self.buffer
-                        .push_back((self.next_key, Delivery::new(delivery, now)));
-                    self.next_key
-                }
+                None => self.new_lease(delivery, now),
             };
             self.on_stream.insert(key, delivery_id);
             self.keys.insert(delivery_id, key);
         }
+    }
+
+    /// Buffers a delivery, unless its settlement was confirmed before: a session that moved to a node which is
+    /// a little behind sends such leases again. Then the settlement is only repeated.
+    fn new_lease(&mut self, delivery: v1::Delivery, now: Instant) -> Key {
+        self.next_key += 1;
+        let key = self.next_key;
+        self.by_receipt.insert(delivery.receipt.clone(), key);
+        match self.finished.of(&delivery.receipt) {
+            Some(settlement) => {
+                let receipt = Receipt::from_bytes(delivery.receipt);
+                self.wish(Wish {
+                    key,
+                    receipt,
+                    settlement,
+                    reply: None,
+                });
+            }
+            None => self.buffer.push_back((key, Delivery::new(delivery, now))),
+        }
+        key
     }
 
     pub(super) fn take(&mut self) -> Option<(Key, Delivery)> {
@@ -204,6 +252,13 @@ impl Ledger {
             )
         {
             self.forget(wish.key, &wish.receipt);
+        }
+        let done = matches!(
+            outcome,
+            Ok(SettleOutcome::Ok | SettleOutcome::AlreadySettled)
+        );
+        if ends && done {
+            self.finished.add(&wish.receipt, wish.settlement);
         }
         if let Some(reply) = wish.reply {
             // Whoever asked may not want to know.
@@ -372,6 +427,32 @@ mod tests {
             ledger.take().is_some(),
             "a new grant of the same message is shown"
         );
+    }
+
+    #[test]
+    fn a_settled_lease_that_is_sent_again_is_settled_again_and_not_shown() {
+        let mut ledger = opened(&[(1, "a")]);
+        let a = ledger.take().unwrap();
+        let _answer = ack(&mut ledger, &a);
+        frame(&mut ledger);
+        ledger.settled(settled(1, &[]));
+        ledger.stream_broke();
+        ledger.stream_opened(true);
+        give(&mut ledger, &[(1, "a"), (2, "b")]);
+        assert_eq!(ledger.take().unwrap().1.receipt().as_bytes(), "b");
+        assert!(ledger.take().is_none());
+        assert_eq!(frame(&mut ledger), [(1, 1)]);
+    }
+
+    #[test]
+    fn only_the_newest_settlements_are_remembered() {
+        let mut finished = Finished::default();
+        for number in 0..=FINISHED_MAX {
+            finished.add(&Receipt::from_bytes(number.to_string()), Settlement::Ack);
+        }
+        assert_eq!(finished.of(b"0"), None);
+        assert_eq!(finished.of(b"1"), Some(Settlement::Ack));
+        assert_eq!(finished.settlements.len(), FINISHED_MAX);
     }
 
     #[test]
