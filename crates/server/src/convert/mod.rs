@@ -15,8 +15,8 @@ mod time;
 pub(crate) use delivery::{Receipts, commit_position, deaths, message, timestamp};
 pub(crate) use held::{Held, Run};
 pub(crate) use names::{
-    bad_token, id_to_proto, name, namespace, namespace_or_default, next_page_token, page_size,
-    page_token, producer_id, queue, session_id,
+    bad_token, id_to_proto, name, namespace, namespace_or_default, new_name, next_page_token,
+    page_size, page_token, producer_id, queue, session_id,
 };
 pub(crate) use publish::{Trace, batch, confirm, item_results, producer};
 pub(crate) use queue::{changes, etag, revision, settings, settings_to_proto};

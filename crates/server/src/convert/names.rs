@@ -5,8 +5,7 @@ use ticketrail_proto::error::Problem;
 use super::Checked;
 use crate::limits;
 
-/// A name that must be given: 1..255 bytes without control characters. Whether it may be *made* (the
-/// reserved prefix) is the core's to say.
+/// A name that must be given: 1..255 bytes without control characters.
 pub(crate) fn name(text: &str, field: &str) -> Checked<()> {
     let wrong = if text.is_empty() {
         "it is empty"
@@ -20,6 +19,20 @@ pub(crate) fn name(text: &str, field: &str) -> Checked<()> {
     let max = core::NAME_BYTES_MAX;
     let must = format!("1..{max} bytes of UTF-8 without control characters; {wrong}");
     Err(Problem::invalid_field(field, must))
+}
+
+/// A name of something to be made: the core refuses the reserved prefix too, but does not know what
+/// the field is called here.
+pub(crate) fn new_name(text: &str, field: &str) -> Checked<()> {
+    name(text, field)?;
+    if text.starts_with(core::RESERVED_PREFIX) {
+        let must = format!(
+            "a name without the reserved prefix `{}`",
+            core::RESERVED_PREFIX
+        );
+        return Err(Problem::invalid_field(field, must));
+    }
+    Ok(())
 }
 
 /// The namespace of a request; empty is the default one.
@@ -137,6 +150,8 @@ mod tests {
             );
             assert!(problem.message().contains(why), "{problem}");
         }
+        assert_eq!(name("tr.x", "name"), Ok(()), "it may be asked for");
+        assert!(new_name("tr.x", "name").is_err() && new_name("tr", "name").is_ok());
         assert_eq!(namespace(""), Ok(()));
         assert!(namespace("\t").is_err());
     }

@@ -50,7 +50,7 @@ impl PublisherService for Publisher {
         convert::namespace(&namespace)?;
         let name = (!name.is_empty()).then_some(name);
         if let Some(name) = &name {
-            convert::name(name, "name")?;
+            convert::new_name(name, "name")?;
         }
         let written = self
             .0

@@ -33,7 +33,7 @@ impl TopologyService for Topology {
         request: Request<v1::CreateNamespaceRequest>,
     ) -> Answer<v1::CreateNamespaceResponse> {
         let (name, deadline) = self.taken(request, |request| request.name)?;
-        convert::name(&name, "name")?;
+        convert::new_name(&name, "name")?;
         let exists = |state: &ticketrail_core::State| state.has_namespace(&name);
         let already_existed = self.broker.replica().with_state(exists);
         let written = self.broker.create_namespace(&name, deadline).await?;
@@ -105,7 +105,8 @@ impl TopologyService for Topology {
             name,
             settings,
         } = request;
-        convert::queue(&namespace, &name, "name")?;
+        convert::namespace(&namespace)?;
+        convert::new_name(&name, "name")?;
         let settings = convert::settings(settings.as_ref())?;
         let written = self
             .broker
