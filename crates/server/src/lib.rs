@@ -22,4 +22,4 @@ mod services;
 pub use config::{
     Bootstrap, ConfigError, Member, MessageLimits, ServerConfig, WrittenConfig, WrittenLimits,
 };
-pub use run::{Listeners, RunError, run, run_on};
+pub use run::{DiskOf, Listeners, Machine, RunError, run, run_on, run_with};

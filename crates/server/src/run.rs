@@ -1,11 +1,13 @@
 //! Start and stop of a node.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
-use ticketrail_broker::{Broker, BrokerConfig};
+use ticketrail_broker::{Broker, BrokerConfig, WallClockSource};
 use ticketrail_core::{BootId, NodeId};
 use ticketrail_proto::PUBLIC_DESCRIPTORS;
 use ticketrail_proto::peer::peer_service_server::PeerServiceServer;
@@ -15,7 +17,7 @@ use ticketrail_proto::v1::publisher_service_server::PublisherServiceServer;
 use ticketrail_proto::v1::queue_admin_service_server::QueueAdminServiceServer;
 use ticketrail_proto::v1::topology_service_server::TopologyServiceServer;
 use ticketrail_raft::{BootstrapError, Folders, PeerAddress, Replica, ReplicaConfig};
-use ticketrail_storage::{OsDisk, StorageError, identity};
+use ticketrail_storage::{Disk, LogConfig, OsDisk, StorageError, identity};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -120,7 +122,42 @@ pub async fn run_on(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    let running = Running::start(config, listeners).await?;
+    run_with(config, listeners, Machine::default(), shutdown).await
+}
+
+/// Opens the disk of a folder.
+pub type DiskOf = Arc<dyn Fn(&Path) -> io::Result<Arc<dyn Disk>> + Send + Sync>;
+
+/// The machine under a node: the seam at which tests put a disk that fails and a clock that is wrong.
+#[derive(Clone)]
+pub struct Machine {
+    /// Opens the disks of log and snapshots.
+    pub disk_of: DiskOf,
+    /// Reads the wall clock: UTC, milliseconds since 1970.
+    pub wall_clock: WallClockSource,
+}
+
+impl Default for Machine {
+    /// The real one.
+    fn default() -> Self {
+        Self {
+            disk_of: Arc::new(|folder| Ok(Arc::new(OsDisk::new(folder)?))),
+            wall_clock: Arc::new(wall_ms),
+        }
+    }
+}
+
+/// As [`run_on`], on a machine that is not the real one.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    config: ServerConfig,
+    listeners: Listeners,
+    machine: Machine,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let running = Running::start(config, listeners, machine).await?;
     tokio::select! {
         () = shutdown => running.stop().await,
         reason = running.failed() => running.abort(reason).await,
@@ -141,7 +178,11 @@ struct Running {
 }
 
 impl Running {
-    async fn start(config: ServerConfig, listeners: Listeners) -> Result<Self, RunError> {
+    async fn start(
+        config: ServerConfig,
+        listeners: Listeners,
+        machine: Machine,
+    ) -> Result<Self, RunError> {
         let cluster_id = cluster_id(&config)?;
         let me = Me {
             cluster_id,
@@ -149,14 +190,15 @@ impl Running {
             boot: BootId(rand::random()),
         };
         let root = config.data_dir.clone();
-        let open = move || Folders::open(&root, me.cluster_id, me.node.0);
+        let (disk_of, log_config) = (machine.disk_of, LogConfig::new(me.cluster_id, me.node.0));
+        let open = move || Folders::open_on(&root, log_config, &*disk_of);
         let opened = tokio::task::spawn_blocking(open).await;
         let (folders, storage, recovery) = opened
             .map_err(|error| RunError::Start(error.to_string()))?
             .map_err(|error| RunError::Start(error.to_string()))?;
         tracing::info!(node = %me.node, cluster = format!("{cluster_id:032x}"), ?recovery, "log opened");
 
-        let peers = Peers::new(me, Arc::new(wall_ms));
+        let peers = Peers::new(me, Arc::clone(&machine.wall_clock));
         let members = config.bootstrap.as_ref().map(members).unwrap_or_default();
         set_addresses(&peers, &members)?;
         let replica_config = ReplicaConfig {
@@ -165,7 +207,7 @@ impl Running {
         };
         let transport = Arc::new(peers.clone());
         let broker = Broker::start(
-            broker_config(me, members.len()),
+            broker_config(me, members.len(), machine.wall_clock),
             Arc::new(peers.clone()),
             |sink| Replica::start(replica_config, storage, transport, sink),
         );
@@ -395,14 +437,14 @@ async fn form_cluster(
     }
 }
 
-fn broker_config(me: Me, voters: usize) -> BrokerConfig {
+fn broker_config(me: Me, voters: usize, wall_clock: WallClockSource) -> BrokerConfig {
     BrokerConfig {
         node: me.node,
         boot: me.boot,
         cluster_id: me.cluster_id,
         voters,
         waiting_bytes_max: limits::WAITING_BYTES_MAX,
-        wall_clock: Arc::new(wall_ms),
+        wall_clock,
         entropy: Arc::new(rand::random),
     }
 }

@@ -84,7 +84,7 @@ async fn open(node: &SharedNode, frames: &mut Frames) -> Checked<(Session, v1::C
     };
     let request = consume_request(&open).map_err(|problem| problem.inside("open"))?;
     let receipts = Receipts::new(node.cluster_id, &open.namespace, &open.queue);
-    let (prefetch, auto_ack) = (request.prefetch, request.auto_ack);
+    let (prefetch, auto_ack) = (request.prefetch, open.auto_ack);
     let (asked_session, asked_lease) = (request.session, request.lease);
     let deadline = Instant::now() + limits::DEADLINE_DEFAULT;
     let consumer = node.broker.consume(request, deadline).await?;
@@ -164,7 +164,8 @@ fn consume_request(open: &v1::ConsumeOpen) -> Checked<ConsumeRequest> {
         )?,
         lease: lease_ms.map(Duration::from_millis),
         session,
-        auto_ack: open.auto_ack,
+        // This room acknowledges, so that several batches can be under way (see `take_over`).
+        auto_ack: false,
     })
 }
 
@@ -183,6 +184,8 @@ enum Phase {
     Delivering,
     /// Asked to stop; what was granted before is still to be delivered.
     Draining { stopped: bool },
+    /// Asked to stop and to give everything back.
+    Releasing,
     /// Nothing comes any more.
     Drained,
 }
@@ -192,6 +195,8 @@ enum Done {
     /// `None`: all that it named is forgotten, so there was nothing to ask.
     Settled(Batch, Option<Settled>),
     Credit,
+    /// These are acknowledged, and may be delivered now.
+    TakenOver(Vec<Delivery>),
     /// No grant follows; so many leases were released.
     Stopped {
         released: Option<u32>,
@@ -240,12 +245,14 @@ impl Session {
             }
             let takes_frames =
                 open && !outbox.is_full() && self.commands.len() < limits::SETTLEMENTS_WAITING_MAX;
-            let delivers = outbox.is_empty() && !done && self.phase != Phase::Drained;
+            let taking_over = self.auto_ack && self.commands.len() >= limits::FRAMES_WAITING_MAX;
+            let grants = matches!(self.phase, Phase::Delivering | Phase::Draining { .. });
+            let delivers = outbox.is_empty() && grants && !done && !taking_over;
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Err(shutting_down().into()),
                 sent = outbox.advance() => sent?,
-                Some(did) = self.commands.next(), if !outbox.is_full() => self.did(did?, outbox),
+                Some(did) = self.commands.next(), if !outbox.is_full() => self.did(did?, outbox)?,
                 frame = next_frame(frames), if takes_frames => match frame? {
                     Some(frame) => self.take(frame, frames, &mut open)?,
                     None => open = false,
@@ -257,7 +264,9 @@ impl Session {
 
     /// Once the broker grants nothing more: delivers what was granted before, then says so.
     fn drain(&mut self, outbox: &mut Out) -> Result<(), End> {
-        if self.phase != (Phase::Draining { stopped: true }) || !outbox.is_empty() {
+        let taking_over = self.auto_ack && !self.commands.is_empty();
+        let stopped = self.phase == Phase::Draining { stopped: true };
+        if !stopped || taking_over || !outbox.is_empty() {
             return Ok(());
         }
         match self.consumer.next().now_or_never() {
@@ -279,6 +288,7 @@ impl Session {
     /// What the broker says.
     fn tell(&mut self, event: ConsumerEvent, outbox: &mut Out) -> Result<(), End> {
         match event {
+            ConsumerEvent::Deliveries(deliveries) if self.auto_ack => self.take_over(deliveries),
             ConsumerEvent::Deliveries(deliveries) => self.deliver(deliveries, outbox)?,
             ConsumerEvent::LeasesLost {
                 first_offset,
@@ -312,13 +322,24 @@ impl Session {
             self.held.sent(delivery.offset, delivery.fence);
         }
         if self.auto_ack {
-            // Acknowledged by the broker already: a settlement of it says so.
+            // A settlement of what was acknowledged is told so.
             self.held.leases(first_id, self.held.next_id() - 1, true);
         }
         let deliveries = self.receipts.deliveries(deliveries, first_id)?;
         let deliveries = v1::ConsumeDeliveries { deliveries };
         outbox.push(frame(consume_response::Frame::Deliveries(deliveries)));
         Ok(())
+    }
+
+    /// At most once: acknowledges deliveries before they are written.
+    fn take_over(&mut self, deliveries: Vec<Delivery>) {
+        let ranges = ack_ranges(&deliveries);
+        let handle = self.handle.clone();
+        self.commands.push_back(Box::pin(async move {
+            let deadline = Instant::now() + limits::DEADLINE_DEFAULT;
+            let settled = handle.settle(ranges, deadline).await?;
+            Ok(Done::TakenOver(still_held(deliveries, &settled)))
+        }));
     }
 
     fn ended(&self, end: ConsumerEnd) -> Problem {
@@ -484,7 +505,10 @@ impl Session {
                 }
             }
             Some(consume_request::Frame::Drain(drain)) if self.phase == Phase::Delivering => {
-                self.phase = Phase::Draining { stopped: false };
+                self.phase = match drain.release_unsettled {
+                    true => Phase::Releasing,
+                    false => Phase::Draining { stopped: false },
+                };
                 let unsettled = u32::try_from(self.held.unsettled()).unwrap_or(u32::MAX);
                 self.commands.push_back(Box::pin(async move {
                     if drain.release_unsettled {
@@ -508,10 +532,12 @@ impl Session {
     }
 
     /// What a command did.
-    fn did(&mut self, done: Done, outbox: &mut Out) {
+    fn did(&mut self, done: Done, outbox: &mut Out) -> Checked<()> {
         match done {
             Done::Settled(batch, settled) => self.told(batch, settled, outbox),
             Done::Credit => {}
+            Done::TakenOver(deliveries) if deliveries.is_empty() => {}
+            Done::TakenOver(deliveries) => self.deliver(deliveries, outbox)?,
             Done::Stopped {
                 released: Some(released),
             } => {
@@ -520,6 +546,7 @@ impl Session {
             }
             Done::Stopped { released: None } => self.phase = Phase::Draining { stopped: true },
         }
+        Ok(())
     }
 
     /// Adds what settlements did to the frame that waits, or to a new one.
@@ -599,6 +626,39 @@ fn forgotten(
         }
         next = end;
     }
+}
+
+/// Neighbouring deliveries as ranges to acknowledge.
+fn ack_ranges(deliveries: &[Delivery]) -> Vec<SettleRange> {
+    let mut ranges: Vec<SettleRange> = Vec::new();
+    for delivery in deliveries {
+        match ranges.last_mut() {
+            Some(last)
+                if last.first_offset.plus(u64::from(last.count)) == delivery.offset
+                    && last.first_fence.0 + u64::from(last.count) == delivery.fence.0 =>
+            {
+                last.count += 1;
+            }
+            _ => ranges.push(SettleRange {
+                queue: delivery.queue,
+                first_offset: delivery.offset,
+                count: 1,
+                first_fence: delivery.fence,
+                kind: SettleKind::Ack,
+            }),
+        }
+    }
+    ranges
+}
+
+/// The deliveries whose acknowledgement was accepted.
+fn still_held(mut deliveries: Vec<Delivery>, settled: &Settled) -> Vec<Delivery> {
+    let refused = |offset: u64| {
+        let mut refused = settled.exceptions.iter();
+        refused.any(|e| (e.first_offset.0..e.first_offset.0 + u64::from(e.count)).contains(&offset))
+    };
+    deliveries.retain(|delivery| !refused(delivery.offset.0));
+    deliveries
 }
 
 fn unknown_delivery(first: u64, last: u64, next: u64, prefix: &str) -> Problem {

@@ -49,7 +49,7 @@ impl TopologyService for Topology {
         request: Request<v1::GetNamespaceRequest>,
     ) -> Answer<v1::GetNamespaceResponse> {
         let (name, deadline) = self.taken(request, |request| request.name)?;
-        convert::namespace(&name).map_err(|_| Problem::namespace_not_found(&name))?;
+        convert::namespace(&name)?;
         let name = convert::namespace_or_default(&name);
         if !self
             .broker
