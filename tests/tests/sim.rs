@@ -1,5 +1,6 @@
 //! The deterministic simulation. `TICKETRAIL_SIM_SEEDS=1000` runs so many seeds instead of a few,
-//! `TICKETRAIL_SIM_FIRST` says from which on, `TICKETRAIL_SIM_SECONDS` how long each has trouble.
+//! `TICKETRAIL_SIM_FIRST` says from which on, `TICKETRAIL_SIM_SECONDS` how long each has trouble;
+//! `TICKETRAIL_SIM_LOG=debug` prints what the nodes log.
 #![allow(clippy::unwrap_used)]
 
 use std::env;
@@ -12,6 +13,14 @@ fn number(variable: &str, default: u64) -> u64 {
 }
 
 fn options(seed: u64) -> Options {
+    if let Ok(filter) = env::var("TICKETRAIL_SIM_LOG") {
+        // An error: it is set already.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .without_time()
+            .with_ansi(false)
+            .try_init();
+    }
     let trouble = Duration::from_secs(number("TICKETRAIL_SIM_SECONDS", 4));
     Options {
         trouble,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use ticketrail_storage::{
-    DiskLock, Identity, Log, LogConfig, OsDisk, Recovery, StorageError, identity,
+    Disk, DiskLock, Identity, Log, LogConfig, OsDisk, Recovery, StorageError, identity,
 };
 
 use crate::error::StartError;
@@ -42,14 +42,33 @@ impl Folders {
         root: &Path,
         config: LogConfig,
     ) -> Result<(Self, Storage, Recovery), StartError> {
+        let real = |folder: &Path| Ok(Arc::new(OsDisk::new(folder)?) as Arc<dyn Disk>);
+        Self::open_on(root, config, &real)
+    }
+
+    /// As [`Folders::open_with`], on the disks that `disk_of` gives for the folders of log and
+    /// snapshots: the seam for disks that fail. The checkpoint is only ever sled's.
+    ///
+    /// # Errors
+    /// As [`Folders::open`].
+    pub fn open_on(
+        root: &Path,
+        config: LogConfig,
+        disk_of: &dyn Fn(&Path) -> io::Result<Arc<dyn Disk>>,
+    ) -> Result<(Self, Storage, Recovery), StartError> {
         let owner = Identity {
             cluster_id: config.cluster_id,
             node_id: config.node_id,
         };
-        let disk = open_folder(&root.join("log"))?;
-        let snapshots = open_folder(&root.join("snapshots"))?;
-        let held = identity::open(&disk, owner)?;
-        let (log, writer, recovery) = Log::open(Arc::new(disk), config)?;
+        let open = |folder: &str| {
+            disk_of(&root.join(folder)).map_err(|source| StartError::Io {
+                doing: "opening a folder",
+                source,
+            })
+        };
+        let (disk, snapshots) = (open("log")?, open("snapshots")?);
+        let held = identity::open(&*disk, owner)?;
+        let (log, writer, recovery) = Log::open(disk, config)?;
         let writer = std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run())
@@ -60,7 +79,7 @@ impl Folders {
         let storage = Storage {
             log: log.clone(),
             checkpoint: Box::new(SledFolder::new(&root.join("checkpoint"))),
-            snapshots: Arc::new(snapshots),
+            snapshots,
         };
         Ok((
             Self {
@@ -89,11 +108,4 @@ impl Folders {
             }),
         }
     }
-}
-
-fn open_folder(path: &Path) -> Result<OsDisk, StartError> {
-    OsDisk::new(path).map_err(|source| StartError::Io {
-        doing: "opening a folder",
-        source,
-    })
 }

@@ -29,6 +29,7 @@ use crate::transport::{PeerRequest, PeerResponse, Transport, TransportError};
 use crate::types::{CommittedLeaderId, PeerAddress, Types, Vote};
 
 type Failure<R> = RPCError<Types<R>>;
+type Appended<'s, R> = BoxStream<'s, Result<StreamAppendResult<Types<R>>, Failure<R>>>;
 
 /// What every message of this node starts with.
 #[derive(Clone)]
@@ -226,19 +227,20 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for PeerClient<R> {
 
     /// Many at a time, answered in order. After the first that is not a success nothing more is
     /// read: openraft starts again where the peer's log ends.
+    ///
+    /// A conflict counts only for the first of a stream. For a later one the entry before it was
+    /// just acknowledged: it overtook its predecessor on the way, and openraft, told of the success
+    /// and then of the conflict, would take that for a log that went back (a panic in its debug builds).
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
         _: RPCOption,
-    ) -> BoxFuture<
-        's,
-        Result<BoxStream<'s, Result<StreamAppendResult<Types<R>>, Failure<R>>>, Failure<R>>,
-    >
+    ) -> BoxFuture<'s, Result<Appended<'s, R>, Failure<R>>>
     where
         S: Stream<Item = AppendEntriesRequest<Types<R>>> + OptionalSend + Unpin + 'static,
     {
         let (target, line) = (self.target, self.line.clone());
-        let calls = input.map(move |request| {
+        let calls = input.enumerate().map(move |(place, request)| {
             let prev = request.prev_log_id;
             let last = request.entries.last().map(|entry| entry.log_id).or(prev);
             let call = line.append(target, request);
@@ -246,6 +248,9 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for PeerClient<R> {
                 match call.await? {
                     AppendEntriesResponse::Conflict if prev.is_none() => {
                         Err(nonsense("a conflict before the first entry"))
+                    }
+                    AppendEntriesResponse::Conflict if place > 0 => {
+                        Err(nonsense("an append overtook the one before it"))
                     }
                     response => Ok((response.into_stream_result(prev, last), last)),
                 }
@@ -264,7 +269,7 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for PeerClient<R> {
                 })
             },
         );
-        let answers: BoxStream<'s, _> = Box::pin(answers);
+        let answers: Appended<'s, R> = Box::pin(answers);
         Box::pin(async move { Ok(answers) })
     }
 

@@ -145,11 +145,10 @@ impl<R: Runtime> Node<R> {
                 break;
             }
         }
-        let ended = metrics.borrow_watched().running_state.clone();
-        if let Err(fatal) = ended
-            && fatal != Fatal::Stopped
-        {
-            shared.fail(&fatal.to_string());
+        match metrics.borrow_watched().running_state.clone() {
+            Err(Fatal::Stopped) => {}
+            Err(fatal) => shared.fail(&format!("raft ended: {fatal}")),
+            Ok(()) => shared.fail("raft ended by a panic"),
         }
         shared.leadership.send_modify(|known| {
             known.leader = None;
