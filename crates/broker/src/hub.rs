@@ -196,10 +196,10 @@ impl Hub {
     }
 
     /// A long poll is over; forgets the queue's bell when this was the last.
-    pub(crate) fn unpoll(&self, queue: QueueId, bell: Arc<Notify>) {
+    pub(crate) fn unpoll(&self, queue: QueueId, bell: &Arc<Notify>) {
         let mut polls = lock(&self.polls);
         // The map's and the caller's.
-        if Arc::strong_count(&bell) <= 2 {
+        if Arc::strong_count(bell) <= 2 {
             polls.remove(&queue);
         }
     }
@@ -336,9 +336,9 @@ impl Hub {
 
 impl AppliedSink for Hub {
     fn applied(&self, state: &State, applied: AppliedEntry<'_>) {
-        if !applied.replaying {
-            self.tell_sessions(&applied, state.lease_now());
-        }
+        // Also of what is replayed: sessions of earlier boots are not this process's, and a new
+        // leader may put entries of the present boot where this node's log had others.
+        self.tell_sessions(&applied, state.lease_now());
         self.note_progress(state, applied.term);
         self.answer(&applied);
     }
@@ -469,5 +469,40 @@ mod tests {
         let (handed, _answer) = hub.wait();
         assert!(hub.hand_over(handed, 1));
         assert!(!hub.give_up(handed), "may be proposed");
+    }
+
+    /// A restarted node's log may end in entries that nobody else has; a new leader puts others in
+    /// their place, of consumers that have come back meanwhile.
+    #[tokio::test]
+    async fn a_session_of_this_boot_hears_of_entries_that_look_replayed() {
+        let hub = Hub::new(OWNER);
+        let owner = Owner {
+            connection: 3,
+            ..OWNER
+        };
+        let mut events = hub.serve(SessionId(1), owner.connection, 4);
+        let ended = Event::SessionEnded {
+            session: SessionId(1),
+            owner,
+            why: SessionEnd::GraceOver,
+        };
+        hub.applied(
+            &State::new(),
+            AppliedEntry {
+                index: 10,
+                term: 4,
+                payload: &Bytes::new(),
+                entry: &Entry {
+                    stamps: Stamps::default(),
+                    commands: Vec::new(),
+                },
+                origins: &[],
+                outcomes: &[],
+                events: &[ended],
+                replaying: true,
+            },
+        );
+        let told = events.try_recv();
+        assert!(matches!(told, Ok(SessionEvent::Ended(_))), "{told:?}");
     }
 }

@@ -1,14 +1,17 @@
 //! Receiving by long poll: waits on this node and asks the log only when there is something.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ticketrail_core::command::Receive;
 use ticketrail_core::{Command, Outcome, Position, QueueId};
 use ticketrail_proto::error::Problem;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::broker::{Broker, Inner};
 use crate::deliver::{self, Delivery, Seen};
+use crate::hub::Hub;
 use crate::publish::unexpected;
 use crate::topology::namespace_or_default;
 
@@ -41,6 +44,26 @@ impl Look {
     }
 }
 
+/// A queue's bell, given back however the wait ends.
+struct Bell<'a> {
+    hub: &'a Hub,
+    queue: QueueId,
+    bell: Arc<Notify>,
+}
+
+impl<'a> Bell<'a> {
+    fn of(hub: &'a Hub, queue: QueueId) -> Self {
+        let bell = hub.poll(queue);
+        Self { hub, queue, bell }
+    }
+}
+
+impl Drop for Bell<'_> {
+    fn drop(&mut self) {
+        self.hub.unpoll(self.queue, &self.bell);
+    }
+}
+
 impl Broker {
     /// Leases up to `max_messages`, waiting up to `wait` for the first. `None` position: nothing
     /// was there and nothing was written. Push consumers of the queue are served first.
@@ -62,7 +85,10 @@ impl Broker {
             let look = inner.look(&request);
             if ask || look.as_ref().is_some_and(Look::promises) {
                 let (position, deliveries) = inner.receive_once(&command, deadline).await?;
-                if !deliveries.is_empty() || Instant::now() >= until {
+                // What an attempt was answered with may be settled or expired since: that is its
+                // answer for as long as it is remembered, whatever else is ready.
+                if !deliveries.is_empty() || Instant::now() >= until || inner.was_answered(&request)
+                {
                     return Ok((Some(position), deliveries));
                 }
                 (ask, fresh) = (false, true);
@@ -102,6 +128,14 @@ impl Inner {
         })
     }
 
+    fn was_answered(&self, request: &ReceiveRequest) -> bool {
+        let namespace = namespace_or_default(&request.namespace);
+        self.replica.with_state(|state| {
+            let queue = state.queue(namespace, &request.queue);
+            queue.is_some_and(|view| state.remembers_attempt(view.id, &request.attempt))
+        })
+    }
+
     fn look(&self, request: &ReceiveRequest) -> Option<Look> {
         let namespace = namespace_or_default(&request.namespace);
         self.replica.with_state(|state| {
@@ -132,10 +166,10 @@ impl Inner {
 
     /// Waits until the queue has something ready by this node's view; `false`: time is up.
     async fn wait_for_ready(&self, id: QueueId, request: &ReceiveRequest, until: Instant) -> bool {
-        let bell = self.hub.poll(id);
+        let bell = Bell::of(&self.hub, id);
         let found = async {
             loop {
-                let rung = bell.notified();
+                let rung = bell.bell.notified();
                 tokio::pin!(rung);
                 // Armed before looking, so that nothing is missed in between.
                 rung.as_mut().enable();
@@ -145,9 +179,7 @@ impl Inner {
                 }
             }
         };
-        let found = tokio::time::timeout_at(until, found).await.is_ok();
-        self.hub.unpoll(id, bell);
-        found
+        tokio::time::timeout_at(until, found).await.is_ok()
     }
 
     /// What is missing: the queue, or its namespace already.
