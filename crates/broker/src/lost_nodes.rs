@@ -64,7 +64,8 @@ impl Peers {
         for (node, peer) in heard.iter() {
             let age = now.saturating_duration_since(peer.heard_at);
             if *node != self.me && age < CLOCK_VALID && peer.wall_ms > 0 {
-                clocks.push(peer.wall_ms + u64::try_from(age.as_millis()).unwrap_or(0));
+                let age_ms = u64::try_from(age.as_millis()).unwrap_or(0);
+                clocks.push(peer.wall_ms.saturating_add(age_ms));
             }
         }
         (clocks, self.voters)
@@ -82,7 +83,7 @@ impl Peers {
 /// While this node leads: proposes `SessionsLost` for processes that are gone but still own
 /// connected sessions.
 pub(crate) async fn watch_for_lost_nodes(inner: Arc<Inner>) {
-    let me = inner.hub.owner().node;
+    let me = inner.hub.owner();
     let mut leading_since: Option<Instant> = None;
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
@@ -97,7 +98,7 @@ pub(crate) async fn watch_for_lost_nodes(inner: Arc<Inner>) {
             continue;
         }
         for (node, boot) in owners(&inner.replica) {
-            if node == me {
+            if (node, boot) == (me.node, me.boot) {
                 continue;
             }
             let alive = inner
