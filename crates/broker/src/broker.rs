@@ -69,7 +69,7 @@ pub(crate) struct Inner {
     pub(crate) peers: Arc<Peers>,
     pub(crate) bodies: Bodies,
     pub(crate) route: mpsc::Sender<Outgoing>,
-    pub(crate) waiting_bytes: Semaphore,
+    pub(crate) waiting_bytes: Arc<Semaphore>,
     pub(crate) waiting_bytes_max: u32,
     pub(crate) config: BrokerConfig,
     proposer: mpsc::Sender<Proposal>,
@@ -112,7 +112,7 @@ impl Broker {
             leadership: leadership.clone(),
             peers: Arc::new(peers),
             route,
-            waiting_bytes: Semaphore::new(config.waiting_bytes_max as usize),
+            waiting_bytes: Arc::new(Semaphore::new(config.waiting_bytes_max as usize)),
             waiting_bytes_max: config.waiting_bytes_max,
             proposer: proposer.clone(),
             next_connection: AtomicU64::new(1),
@@ -138,9 +138,7 @@ impl Broker {
         );
         tasks.spawn(watch_for_lost_nodes(Arc::clone(&inner)));
         tasks.spawn(announce(Arc::clone(&inner)));
-        tasks.spawn(crate::consume::end_streams_taken_for_lost(Arc::clone(
-            &inner,
-        )));
+        tasks.spawn(crate::sessions::keep_true(Arc::clone(&inner)));
         Ok(Self {
             inner,
             tasks: Arc::new(tokio::sync::Mutex::new(tasks)),

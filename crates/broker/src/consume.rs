@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use ticketrail_core::command::{
     AttachConsumer, DetachConsumer, SetPrefetch, SettleKind, SettleRange,
 };
 use ticketrail_core::event::SessionEnd;
 use ticketrail_core::{
-    BootId, Command, Fence, Grant, NodeId, Offset, Outcome, Owner, Position, QueueId, SessionId,
+    Command, Fence, Grant, Offset, Outcome, Owner, Position, QueueId, SessionId,
 };
 use ticketrail_proto::error::{Problem, Reason};
 use tokio::sync::mpsc;
@@ -26,8 +27,8 @@ use crate::publish::unexpected;
 use crate::settle::Settled;
 use crate::topology::namespace_or_default;
 
-/// How long the word that a connection ended is tried to be brought into the log; after that the
-/// leader notices by itself, or the leases end.
+/// How long the word that a connection ended is tried to be brought into the log; after that
+/// `sessions` goes on with it.
 const DETACH_MAX: Duration = Duration::from_secs(10);
 /// Events that may wait for a session beyond what its prefetch explains.
 const EVENTS_SPARE: usize = 1_024;
@@ -92,6 +93,8 @@ pub struct Consumer {
     grants: VecDeque<(Grant, Seen, bool)>,
     later: Option<SessionEvent>,
     auto_ack: bool,
+    /// The acknowledgement of a batch that is to be delivered next.
+    acknowledging: Option<BoxFuture<'static, Result<Vec<Delivery>, Problem>>>,
     ended: bool,
 }
 
@@ -134,11 +137,16 @@ impl Broker {
             inner: &inner,
             session,
             owner,
+            is_new: request.session.is_none(),
             armed: true,
+            detach: true,
         };
         let attached = inner
             .submit(&Command::AttachConsumer(attach), &[], deadline)
             .await;
+        if let Err(problem) = &attached {
+            guard.detach = problem.reason() == Reason::OutcomeUnknown;
+        }
         let (position, outcome) = attached?;
         let Outcome::Attached {
             queue,
@@ -168,6 +176,7 @@ impl Broker {
             grants,
             later: None,
             auto_ack: request.auto_ack,
+            acknowledging: None,
             ended: false,
         })
     }
@@ -179,23 +188,39 @@ struct Unserve<'a> {
     inner: &'a Arc<Inner>,
     session: SessionId,
     owner: Owner,
+    /// Nobody else can know this session, so nothing of it is being worked on. What a session that
+    /// came back holds has its grace instead.
+    is_new: bool,
     armed: bool,
+    /// It may have been attached.
+    detach: bool,
 }
 
 impl Drop for Unserve<'_> {
     fn drop(&mut self) {
-        if self.armed {
-            self.inner.hub.unserve(self.session, self.owner.connection);
-            detach_in_background(self.inner, self.session, self.owner, true);
+        if !self.armed {
+            return;
+        }
+        self.inner.hub.unserve(self.session, self.owner.connection);
+        if self.detach {
+            detach_in_background(self.inner, self.session, self.owner, self.is_new);
         }
     }
 }
 
 impl Consumer {
-    /// The next event. Cancel safe but for auto-ack consumers, whose last batch is then lost as
-    /// at-most-once allows.
+    /// The next event. Cancel safe: what was begun goes on with the next call.
     pub async fn next(&mut self) -> ConsumerEvent {
         loop {
+            if let Some(acknowledging) = &mut self.acknowledging {
+                let acknowledged = acknowledging.await;
+                self.acknowledging = None;
+                match acknowledged {
+                    Ok(batch) if batch.is_empty() => {}
+                    Ok(batch) => return ConsumerEvent::Deliveries(batch),
+                    Err(problem) => return ConsumerEvent::Ended(ConsumerEnd::Failed(problem)),
+                }
+            }
             if self.grants.is_empty() {
                 let event = match self.later.take() {
                     Some(event) => Some(event),
@@ -210,14 +235,19 @@ impl Consumer {
             match self.batch() {
                 Ok(batch) if batch.is_empty() => {}
                 Ok(batch) if !self.auto_ack => return ConsumerEvent::Deliveries(batch),
-                Ok(batch) => match self.acknowledge(batch).await {
-                    Ok(batch) if batch.is_empty() => {}
-                    Ok(batch) => return ConsumerEvent::Deliveries(batch),
-                    Err(problem) => return ConsumerEvent::Ended(ConsumerEnd::Failed(problem)),
-                },
+                Ok(batch) => {
+                    let acknowledging = acknowledge(self.handle.clone(), batch);
+                    self.acknowledging = Some(Box::pin(acknowledging));
+                }
                 Err(problem) => return ConsumerEvent::Ended(ConsumerEnd::Failed(problem)),
             }
         }
+    }
+
+    /// A batch is being acknowledged and will be delivered by [`Self::next`].
+    #[must_use]
+    pub fn is_acknowledging(&self) -> bool {
+        self.acknowledging.is_some()
     }
 
     /// Takes what else is there already, so that one batch carries it.
@@ -287,23 +317,26 @@ impl Consumer {
         self.ended = end != ConsumerEnd::CutOff;
         Some(ConsumerEvent::Ended(end))
     }
+}
 
-    /// Acknowledges a batch before it is delivered; gives what was still held.
-    async fn acknowledge(&mut self, batch: Vec<Delivery>) -> Result<Vec<Delivery>, Problem> {
-        let ranges = ranges(&batch, SettleKind::Ack);
-        let deadline = Instant::now() + DETACH_MAX;
-        let settled = self.handle.inner.settle(ranges, deadline).await?;
-        let refused = |delivery: &Delivery| {
-            settled.exceptions.iter().any(|exception| {
-                let first = exception.first_offset.0;
-                (first..first + u64::from(exception.count)).contains(&delivery.offset.0)
-            })
-        };
-        Ok(batch
-            .into_iter()
-            .filter(|delivery| !refused(delivery))
-            .collect())
-    }
+/// Acknowledges a batch before it is delivered; gives what was still held.
+async fn acknowledge(
+    handle: ConsumerHandle,
+    batch: Vec<Delivery>,
+) -> Result<Vec<Delivery>, Problem> {
+    let ranges = ranges(&batch, SettleKind::Ack);
+    let deadline = Instant::now() + DETACH_MAX;
+    let settled = handle.settle(ranges, deadline).await?;
+    let refused = |delivery: &Delivery| {
+        settled.exceptions.iter().any(|exception| {
+            let first = exception.first_offset.0;
+            (first..first + u64::from(exception.count)).contains(&delivery.offset.0)
+        })
+    };
+    Ok(batch
+        .into_iter()
+        .filter(|delivery| !refused(delivery))
+        .collect())
 }
 
 /// Neighbouring deliveries together.
@@ -417,35 +450,5 @@ impl ConsumerHandle {
             release: true,
         });
         self.inner.submit(&command, &[], deadline).await.map(drop)
-    }
-}
-
-/// When the leader took this process for lost while it lives (a pause, a partition), its sessions
-/// are disconnected in the state but connected in truth: their streams are ended, and clients come
-/// back to their sessions, here or elsewhere.
-pub(crate) async fn end_streams_taken_for_lost(inner: Arc<Inner>) {
-    let mut look = tokio::time::interval(Duration::from_millis(500));
-    loop {
-        look.tick().await;
-        let (node, boot): (NodeId, BootId) = (inner.hub.owner().node, inner.hub.owner().boot);
-        let lost: Vec<(SessionId, u64)> = inner.replica.with_state(|state| {
-            let served = inner.hub.served();
-            let lost = |&(session, connection): &(SessionId, u64)| {
-                state.session(session).is_some_and(|view| {
-                    view.owner
-                        == Owner {
-                            node,
-                            boot,
-                            connection,
-                        }
-                        && !view.connected
-                })
-            };
-            served.into_iter().filter(lost).collect()
-        });
-        for (session, connection) in lost {
-            tracing::info!(%session, "a session was taken for lost; its stream ends so that the client comes back");
-            inner.hub.unserve(session, connection);
-        }
     }
 }

@@ -26,6 +26,7 @@ mod publish;
 mod publish_stream;
 mod receive;
 mod route;
+mod sessions;
 mod settle;
 mod submit;
 mod topology;

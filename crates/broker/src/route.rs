@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use ticketrail_core::NodeId;
 use ticketrail_raft::Leadership;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::hub::Hub;
 use crate::proposer::Proposal;
@@ -50,6 +50,8 @@ pub enum LinkError {
 pub(crate) struct Outgoing {
     pub(crate) correlation: u64,
     pub(crate) command: Bytes,
+    /// Its share of the bytes that may wait on this node.
+    pub(crate) _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// The route task.
@@ -66,39 +68,48 @@ impl Route {
         let mut links = FuturesUnordered::new();
         let mut held: Option<Outgoing> = None;
         loop {
-            if held.is_none() {
-                tokio::select! {
-                    biased;
-                    Some(()) = links.next(), if !links.is_empty() => continue,
-                    next = commands.recv(), if links.len() < IN_FLIGHT_MAX => match next {
+            let Leadership { term, leader, .. } = *self.leadership.borrow_and_update();
+            let may_go = held.is_some() && links.len() < IN_FLIGHT_MAX;
+            tokio::select! {
+                biased;
+                Some(()) = links.next(), if !links.is_empty() => continue,
+                next = commands.recv(), if held.is_none() && links.len() < IN_FLIGHT_MAX => {
+                    match next {
                         Some(next) => held = Some(next),
                         None => return,
-                    },
+                    }
+                    continue;
                 }
-            }
-            let Leadership { term, leader, .. } = *self.leadership.borrow_and_update();
-            let Some(leader) = leader else {
                 // Calls keep their own deadlines; what they gave up is skipped below.
-                if self.leadership.changed().await.is_err() {
-                    return;
+                changed = self.leadership.changed(), if leader.is_none() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    continue;
                 }
-                continue;
-            };
+                () = std::future::ready(()), if may_go && leader.is_some() => {}
+            }
+            let Some(leader) = leader else { continue };
             let (correlations, batch) = self.fill(&mut held, &mut commands, term);
             if batch.is_empty() {
                 continue;
             }
             if leader == self.hub.owner().node {
                 // Waits while the proposer is busy: that is what bounds the queue.
-                if self
-                    .proposer
-                    .send(Proposal {
-                        term,
-                        commands: batch,
-                    })
-                    .await
-                    .is_err()
-                {
+                let proposal = Proposal {
+                    term,
+                    commands: batch,
+                };
+                let handed = self.proposer.send(proposal);
+                tokio::pin!(handed);
+                let handed = loop {
+                    tokio::select! {
+                        biased;
+                        handed = &mut handed => break handed,
+                        Some(()) = links.next(), if !links.is_empty() => {}
+                    }
+                };
+                if handed.is_err() {
                     return;
                 }
             } else {
@@ -138,5 +149,72 @@ impl Route {
             }
         }
         (correlations, batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use ticketrail_core::{BootId, Owner};
+
+    use super::*;
+
+    /// Takes everything and never answers.
+    #[derive(Default)]
+    struct Silent(AtomicUsize);
+
+    impl Link for Silent {
+        fn forward(
+            &self,
+            _: NodeId,
+            _: u64,
+            _: Vec<Bytes>,
+        ) -> BoxFuture<'static, Result<(), LinkError>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_commands_wait_for_those_before_them() {
+        let hub = Arc::new(Hub::new(Owner {
+            node: NodeId(1),
+            boot: BootId(1),
+            connection: 0,
+        }));
+        let (leads, leadership) = watch::channel(Leadership {
+            term: 1,
+            leader: Some(NodeId(2)),
+            ..Leadership::default()
+        });
+        let (proposer, _proposals) = mpsc::channel(1);
+        let link = Arc::new(Silent::default());
+        let route = Route {
+            hub: Arc::clone(&hub),
+            leadership,
+            proposer,
+            link: Arc::clone(&link) as _,
+        };
+        let (commands, outgoing) = mpsc::channel(64);
+        let mut answers = Vec::new();
+        for _ in 0..3 * IN_FLIGHT_MAX {
+            let (correlation, answer) = hub.wait();
+            answers.push(answer);
+            let command = Bytes::from(vec![0; BATCH_BYTES_MAX / 2 + 1]);
+            let outgoing = Outgoing {
+                correlation,
+                command,
+                _room: None,
+            };
+            commands.send(outgoing).await.unwrap();
+        }
+        let running = tokio::spawn(route.run(outgoing));
+        // Time moves only when everything that can run has run.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(link.0.load(Ordering::Relaxed), IN_FLIGHT_MAX);
+        running.abort();
+        drop(leads);
     }
 }

@@ -1,5 +1,6 @@
 //! From a command to its outcome: encode, hand to the route, wait for one's own applied entry.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,18 +77,20 @@ impl Inner {
         };
         let command = stored::encode_command(command, Some(origin), messages);
         let waiting = async {
-            // Bounds what waits on this node, by bytes; held until the answer.
+            // Bounds what waits on this node, by bytes; held until the answer, and until the
+            // command has left the route's queue if nobody waits for it any more.
             let room = u32::try_from(command.len())
                 .unwrap_or(u32::MAX)
                 .min(self.waiting_bytes_max);
-            let room = self
-                .waiting_bytes
-                .acquire_many(room)
+            let room = Arc::clone(&self.waiting_bytes)
+                .acquire_many_owned(room)
                 .await
                 .map_err(|_| stopped())?;
+            let room = Arc::new(room);
             let outgoing = Outgoing {
                 correlation,
                 command,
+                _room: Some(Arc::clone(&room)),
             };
             self.route.send(outgoing).await.map_err(|_| stopped())?;
             let answer = answer.await.map_err(|_| stopped())?;
