@@ -16,7 +16,7 @@ use ticketrail_proto::v1::consumer_service_server::ConsumerServiceServer;
 use ticketrail_proto::v1::publisher_service_server::PublisherServiceServer;
 use ticketrail_proto::v1::queue_admin_service_server::QueueAdminServiceServer;
 use ticketrail_proto::v1::topology_service_server::TopologyServiceServer;
-use ticketrail_raft::{BootstrapError, Folders, PeerAddress, Replica, ReplicaConfig};
+use ticketrail_raft::{BootstrapError, Folders, Member, PeerAddress, Replica, ReplicaConfig};
 use ticketrail_storage::{Disk, LogConfig, OsDisk, StorageError, identity};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -214,7 +214,7 @@ impl Running {
         let broker = broker
             .await
             .map_err(|error| RunError::Start(error.to_string()))?;
-        form_cluster(broker.replica(), &peers, members).await?;
+        form_cluster(broker.replica(), members).await?;
         peers.serve(&broker);
         let node = Arc::new(Node {
             broker,
@@ -254,8 +254,11 @@ impl Running {
             );
         self.peer_tasks.spawn(ended("peers", peers));
 
-        let (reporter, health) = services::health().await;
         let replica = self.node.broker.replica().clone();
+        let follow = follow_members(replica.clone(), self.peers.clone(), self.stop_peers.clone());
+        self.peer_tasks.spawn(follow);
+
+        let (reporter, health) = services::health().await;
         self.client_tasks.spawn(services::watch_health(
             reporter,
             replica,
@@ -281,6 +284,7 @@ impl Running {
     /// Stops in order: clients, what works for them, peers, the log.
     async fn stop(mut self) -> Result<(), RunError> {
         tracing::info!("stopping");
+        hand_over(self.node.broker.replica()).await;
         self.node.stop.cancel();
         let clients = async { while self.client_tasks.join_next().await.is_some() {} };
         if timeout(limits::STOP_WAIT_MAX, clients).await.is_err() {
@@ -313,6 +317,35 @@ impl Running {
         }
         self.peers.close();
         Err(RunError::Failed(reason))
+    }
+}
+
+/// A leader that stops asks the most complete of the others to lead, and waits a moment for it: a
+/// stop in order costs no election timeout.
+async fn hand_over(replica: &Replica) {
+    let status = replica.status();
+    if status.leader != Some(status.node_id) {
+        return;
+    }
+    let is_there = |member: &Member| {
+        member
+            .answered_ms_ago
+            .is_some_and(|ms| u128::from(ms) < limits::QUORUM_SILENCE_MAX.as_millis())
+    };
+    let others = status
+        .members
+        .iter()
+        .filter(|(node, _)| **node != status.node_id);
+    let able = others.filter(|(_, member)| member.voter && is_there(member));
+    let Some((to, _)) = able.max_by_key(|(_, member)| member.matched_index) else {
+        return;
+    };
+    let mut leadership = replica.leadership();
+    replica.transfer_leadership(*to).await;
+    let handed = leadership.wait_for(|now| now.leader.is_some() && !now.is_leader);
+    match timeout(limits::HAND_OVER_MAX, handed).await {
+        Ok(_) => tracing::info!(%to, "leadership handed over"),
+        Err(_) => tracing::info!(%to, "leadership was not taken over in time"),
     }
 }
 
@@ -412,28 +445,43 @@ fn set_addresses(peers: &Peers, members: &BTreeMap<NodeId, PeerAddress>) -> Resu
     peers.set_addresses(&addresses).map_err(RunError::Start)
 }
 
-/// Forms the cluster where there is none; else takes the members that the log knows.
+/// Forms the cluster where there is none.
 async fn form_cluster(
     replica: &Replica,
-    peers: &Peers,
     members: BTreeMap<NodeId, PeerAddress>,
 ) -> Result<(), RunError> {
     if replica.is_initialized() {
-        let known = replica.status().members;
-        let known: BTreeMap<_, _> = known
-            .into_iter()
-            .map(|(node, member)| (node, member.address))
-            .collect();
-        return if known.is_empty() {
-            Ok(())
-        } else {
-            set_addresses(peers, &known)
-        };
+        return Ok(());
     }
     match replica.bootstrap(members).await {
         // Another member was quicker.
         Ok(()) | Err(BootstrapError::AlreadyInitialized) => Ok(()),
         Err(error) => Err(RunError::Start(error.to_string())),
+    }
+}
+
+/// Keeps the ways to the others as the log says that they are, until the node stops.
+async fn follow_members(replica: Replica, peers: Peers, stop: CancellationToken) {
+    let mut known = BTreeMap::new();
+    let mut leadership = replica.leadership();
+    let mut look = tokio::time::interval(limits::MEMBERS_LOOK);
+    loop {
+        let members = replica.status().members;
+        let members: BTreeMap<_, _> = members
+            .into_iter()
+            .map(|(node, member)| (node, member.address))
+            .collect();
+        if !members.is_empty() && members != known {
+            if let Err(error) = set_addresses(&peers, &members) {
+                tracing::error!(%error, "a member cannot be reached at its address");
+            }
+            known = members;
+        }
+        tokio::select! {
+            changed = leadership.changed() => if changed.is_err() { return },
+            _ = look.tick() => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 
