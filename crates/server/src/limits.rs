@@ -95,12 +95,16 @@ pub(crate) const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A connection that does not answer a ping within this is closed.
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The members are looked at so often, beside each change of the leader.
+pub(crate) const MEMBERS_LOOK: Duration = Duration::from_millis(250);
 /// The reported health is looked at so often.
 pub(crate) const HEALTH_LOOK: Duration = Duration::from_millis(250);
 /// Without a sign of a quorum for so long, a node is not serving.
 pub(crate) const QUORUM_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// How long a stop waits for calls and streams to end.
 pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a leader that stops waits for another one to lead.
+pub(crate) const HAND_OVER_MAX: Duration = Duration::from_millis(500);
 /// How long a failed node waits for Raft to end.
 pub(crate) const ABORT_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Bytes of commands that may wait on this node for their outcome.

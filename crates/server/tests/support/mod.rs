@@ -26,7 +26,7 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Cluster {
     pub nodes: Vec<Node>,
     folder: TempDir,
-    bootstrap: String,
+    bootstrap: Option<String>,
     limits: WrittenLimits,
 }
 
@@ -68,7 +68,7 @@ impl Cluster {
         let mut cluster = Self {
             nodes,
             folder,
-            bootstrap,
+            bootstrap: Some(bootstrap),
             limits,
         };
         for (place, bound) in listeners.into_iter().enumerate() {
@@ -85,10 +85,15 @@ impl Cluster {
             listen: Some(node.client_address.clone()),
             peer_listen: Some(node.peer_address.clone()),
             data_dir: Some(self.folder_of(place)),
-            bootstrap: Some(self.bootstrap.clone()),
+            bootstrap: self.bootstrap.clone(),
             limits: self.limits.clone(),
             ..WrittenConfig::default()
         }
+    }
+
+    /// Nodes that start from now on are told nothing of the others.
+    pub fn forget_bootstrap(&mut self) {
+        self.bootstrap = None;
     }
 
     pub fn folder_of(&self, place: usize) -> std::path::PathBuf {
