@@ -78,7 +78,8 @@ impl WallClock {
         }
     }
 
-    /// The next stamp, from the clocks that are known (this node's own among them) of `voters`.
+    /// The next stamp, from the clocks that are known (this node's own among them) of `voters`
+    /// (0: not known yet, so that no majority agrees).
     pub(crate) fn stamp(&mut self, now: Instant, clocks: &mut [u64], voters: usize) -> WallTime {
         let elapsed = now.saturating_duration_since(self.last_at).as_millis();
         let elapsed_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
@@ -92,7 +93,7 @@ impl WallClock {
             .iter()
             .filter(|&&ms| ms.abs_diff(median) <= AGREE_MS)
             .count();
-        let agreed = agreeing * 2 > voters;
+        let agreed = voters > 0 && agreeing * 2 > voters;
         if agreed == self.alarm {
             self.alarm = !agreed;
             if self.alarm {

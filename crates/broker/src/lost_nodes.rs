@@ -2,6 +2,7 @@
 //! heard of, what its clock says. From it the leader tells whose sessions are lost.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ struct Peer {
 /// See the module.
 pub(crate) struct Peers {
     me: NodeId,
-    voters: usize,
+    voters: AtomicUsize,
     wall: WallClockSource,
     heard: Mutex<BTreeMap<NodeId, Peer>>,
 }
@@ -37,7 +38,7 @@ impl Peers {
     pub(crate) fn new(me: NodeId, voters: usize, wall: WallClockSource) -> Self {
         Self {
             me,
-            voters,
+            voters: AtomicUsize::new(voters),
             wall,
             heard: Mutex::default(),
         }
@@ -57,7 +58,7 @@ impl Peers {
     }
 
     /// This node's wall clock and those of the others as far as known, carried on to `now`; and
-    /// how many voters there are.
+    /// how many voters there are (0: not known yet).
     pub(crate) fn wall_clocks(&self, now: Instant) -> (Vec<u64>, usize) {
         let mut clocks = vec![(self.wall)()];
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +69,16 @@ impl Peers {
                 clocks.push(peer.wall_ms.saturating_add(age_ms));
             }
         }
-        (clocks, self.voters)
+        (clocks, self.voters.load(Ordering::Relaxed))
+    }
+
+    /// The members are known: a node that starts again is not told of them.
+    fn count_voters(&self, replica: &Replica) {
+        let members = replica.status().members;
+        let voters = members.values().filter(|member| member.voter).count();
+        if voters > 0 {
+            self.voters.store(voters, Ordering::Relaxed);
+        }
     }
 
     /// Time since a peer's process was heard of.
@@ -88,6 +98,7 @@ pub(crate) async fn watch_for_lost_nodes(inner: Arc<Inner>) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         look.tick().await;
+        inner.peers.count_voters(&inner.replica);
         if !inner.leadership.borrow().is_leader {
             leading_since = None;
             continue;
