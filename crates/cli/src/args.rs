@@ -11,7 +11,7 @@ use crate::units::parse_duration;
 
 /// Ticketrail: a replicated message broker. Every confirmed message is on the disks of a majority.
 #[derive(Debug, Parser)]
-#[command(name = "ticketrail", version, about, after_help = EXIT_CODES)]
+#[command(name = "ticketrail", max_term_width = 100, version, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -41,7 +41,7 @@ pub(crate) struct Global {
     )]
     pub(crate) namespace: String,
     /// For people or for programs; JSON is one object per line
-    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(long, short, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
     /// How long to try before giving up, with all retries
     #[arg(long, global = true, value_name = "DURATION", default_value = "15s",
@@ -52,25 +52,17 @@ pub(crate) struct Global {
 /// What the output is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
     Table,
-    /// For programs: one JSON object per line.
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Run a whole cluster on this machine, to try things out
     Dev(Dev),
-    /// Run one node
     Serve(Serve),
-    /// Publish messages: one, or one for each line or stanza of a file
     Publish(Publish),
-    /// Take messages from a queue and print them with their receipts
     Receive(Receive),
-    /// End or extend the leases of received messages, by their receipts
     Settle(Settle),
-    /// Print messages as they come, or hand them to a command
     Consume(Consume),
     /// Create, show, change and delete queues
     #[command(subcommand)]
@@ -140,8 +132,8 @@ pub(crate) struct Serve {
     /// A TOML file with the same settings, and [limits]
     #[arg(long, env = "TICKETRAIL_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// How log lines look: text (default) or json
-    #[arg(long, env = "TICKETRAIL_LOG_FORMAT", value_enum)]
+    /// How log lines look [default: text]
+    #[arg(long, env = "TICKETRAIL_LOG_FORMAT", value_name = "FORMAT", value_enum)]
     pub(crate) log_format: Option<LogFormat>,
     /// Which log lines to write: a level, or directives such as `info,ticketrail_raft=debug` [default:
     /// info,openraft=warn]
@@ -152,13 +144,11 @@ pub(crate) struct Serve {
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
     Text,
-    /// One JSON object per line.
     Json,
 }
 
-/// Publish messages.
+/// Publish messages: one, or one for each line or stanza of a file.
 ///
 /// One message: the BODY, or the whole of a file or of standard input. Many: --lines, --stanzas or
 /// --separator. A message for a queue that does not exist is refused, and so is everything behind it.
@@ -205,7 +195,7 @@ pub(crate) struct SplitBy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Separator(pub(crate) Vec<u8>);
 
-/// Take messages from a queue.
+/// Take messages from a queue and print them with their receipts.
 ///
 /// They are leased, not removed: settle them with `ticketrail settle`, or say --ack here, or they come back
 /// when their lease ends.
@@ -230,7 +220,7 @@ pub(crate) struct Receive {
     pub(crate) raw: bool,
 }
 
-/// End or extend leases by their receipts.
+/// End or extend the leases of received messages, by their receipts.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Settle {
     /// The queue
@@ -345,7 +335,6 @@ pub(crate) enum Queue {
         #[arg(long)]
         include_delayed: bool,
     },
-    /// Look at messages without taking them
     Peek(Peek),
     /// Stop granting messages; publishing goes on
     Pause {
@@ -381,13 +370,9 @@ pub(crate) struct Peek {
 /// What a message in a queue is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum State {
-    /// Waiting to be granted.
     Ready,
-    /// Leased.
     InFlight,
-    /// Waiting for its time.
     Delayed,
-    /// On its way to a dead-letter queue that is missing or full.
     Parked,
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 use ticketrail_client::{Confirm, Error, Message, Producer, Publication};
 use tokio::sync::mpsc;
@@ -304,8 +304,12 @@ fn progress() -> Option<ProgressBar> {
         return None;
     }
     let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} stored  {per_sec}") {
-        bar.set_style(style);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} stored   {rate}") {
+        let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{}/s", show_count(state.per_sec().round() as u64));
+        };
+        bar.set_style(style.with_key("rate", rate));
     }
     bar.enable_steady_tick(DRAW_EVERY);
     Some(bar)
