@@ -88,7 +88,15 @@ impl Queue {
         shared: &mut Shared,
     ) -> Option<Grant> {
         let (first, ready) = self.ready.first()?;
-        let piece = self.piece(first, ready.min(max))?;
+        if max == 0 {
+            return None;
+        }
+        // Whoever hands out goes on as long as something is ready: that nothing can be had of it
+        // must end the entry, not the loop's hope.
+        let Some(piece) = self.piece(first, ready.min(max)) else {
+            shared.halt("a ready message has no run");
+            return None;
+        };
         let count = u64::from(piece.count);
         let lease = LeaseRow {
             count: piece.count,
@@ -281,5 +289,27 @@ impl Queue {
             Some(lease) => self.put_lease(from, LeaseRow { deadline, ..lease }, shared),
             None => shared.halt("a lease is not where it was seen"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::script::*;
+    use crate::*;
+    use std::vec;
+
+    #[test]
+    fn a_ready_message_without_its_run_halts_and_does_not_spin() {
+        let mut script = Script::with_queues(&["q"]);
+        let id = script.queue("q").id;
+        let queue = script.state.queues.get_mut(&id).unwrap();
+        queue.ready.insert(Offset(7), 1);
+        let entry = Entry {
+            stamps: Stamps::default(),
+            commands: vec![attach("q", 1, 1)],
+        };
+        let next = script.state.applied_index() + 1;
+        let halt = script.state.apply(next, &entry).unwrap_err();
+        assert_eq!(halt.reason, "a ready message has no run");
     }
 }
