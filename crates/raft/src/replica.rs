@@ -260,6 +260,12 @@ impl Replica {
         self.shared.failure.subscribe()
     }
 
+    /// Says that this node must stop because of something around the replica; the first reason is
+    /// kept.
+    pub fn fail(&self, reason: &str) {
+        self.shared.fail(reason);
+    }
+
     /// Resolves with the reason when this node must stop.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure();
