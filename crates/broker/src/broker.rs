@@ -1,9 +1,12 @@
 //! The room's door: what is shared by all calls, start and stop.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use ticketrail_core::command::{Bootstrap, NodeBooted};
 use ticketrail_core::{BootId, Command, NodeId, Owner, SessionId};
 use ticketrail_proto::error::Problem;
@@ -39,7 +42,7 @@ pub struct BrokerConfig {
     pub boot: BootId,
     /// The cluster, for the first entry of a new one.
     pub cluster_id: u128,
-    /// Nodes that vote.
+    /// Nodes that vote, as far as known at the start; 0 where not.
     pub voters: usize,
     /// Bytes of commands that may wait on this node for their outcome.
     pub waiting_bytes_max: u32,
@@ -119,26 +122,30 @@ impl Broker {
             config,
         });
         let mut tasks = JoinSet::new();
+        let mut spawn = |name: &'static str, task: BoxFuture<'static, ()>| {
+            let replica = replica.clone();
+            tasks.spawn(guarded(name, task, move |why| replica.fail(why)));
+        };
         let route = Route {
             hub: Arc::clone(&hub),
             leadership: leadership.clone(),
             proposer,
             link,
         };
-        tasks.spawn(route.run(outgoing));
+        spawn("route", route.run(outgoing).boxed());
         let peers = Arc::clone(&inner.peers);
-        tasks.spawn(
-            Proposer {
-                hub,
-                replica,
-                leadership,
-                peers,
-            }
-            .run(proposals),
-        );
-        tasks.spawn(watch_for_lost_nodes(Arc::clone(&inner)));
-        tasks.spawn(announce(Arc::clone(&inner)));
-        tasks.spawn(crate::sessions::keep_true(Arc::clone(&inner)));
+        let proposer = Proposer {
+            hub,
+            replica: replica.clone(),
+            leadership,
+            peers,
+        };
+        spawn("proposer", proposer.run(proposals).boxed());
+        let lost = watch_for_lost_nodes(Arc::clone(&inner));
+        spawn("watch for lost nodes", lost.boxed());
+        spawn("announcement", announce(Arc::clone(&inner)).boxed());
+        let sessions = crate::sessions::keep_true(Arc::clone(&inner));
+        spawn("watch over sessions", sessions.boxed());
         Ok(Self {
             inner,
             tasks: Arc::new(tokio::sync::Mutex::new(tasks)),
@@ -223,6 +230,14 @@ impl Inner {
     }
 }
 
+/// Runs a task of the broker. One that panics takes the node with it: a leader without its proposer
+/// would keep the others from electing one that works.
+async fn guarded(name: &str, task: BoxFuture<'static, ()>, failed: impl FnOnce(&str)) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        failed(&format!("the broker's {name} ended by a panic"));
+    }
+}
+
 /// The first entry of a new cluster, from whoever leads; then the word that this boot is here.
 async fn announce(inner: Arc<Inner>) {
     let mut leadership = inner.leadership.clone();
@@ -265,4 +280,21 @@ async fn announce(inner: Arc<Inner>) {
         tracing::debug!(%error, "boot not announced yet");
     }
     tracing::info!(%node, "serving");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_told_of() {
+        let mut why = None;
+        let task = async { panic!("planted") };
+        guarded("route", task.boxed(), |reason| {
+            why = Some(reason.to_owned())
+        })
+        .await;
+        assert_eq!(why.as_deref(), Some("the broker's route ended by a panic"));
+        guarded("route", async {}.boxed(), |_| panic!("it ended well")).await;
+    }
 }

@@ -26,6 +26,9 @@ use crate::submit::{Attempt, stopped};
 pub const UNCONFIRMED_MAX: usize = 1_024;
 /// How long one attempt may stay without an outcome.
 const ATTEMPT_MAX: Duration = Duration::from_secs(30);
+/// The same where the frame can be sent again without harm. Where the connection to a leader broke
+/// that goes on leading, nothing else tells that a frame did not arrive, and all wait behind it.
+const ATTEMPT_IDEMPOTENT_MAX: Duration = Duration::from_secs(5);
 /// Frames that may wait between the caller and the stream's task.
 const FRAMES_WAITING: usize = 4;
 
@@ -202,8 +205,12 @@ impl Driver {
     fn attempt(&self, id: u64, frame: &Frame) {
         let inner = Arc::clone(&self.inner);
         let (command, bodies) = (frame.command.clone(), frame.bodies.clone());
+        let at_most = match self.idempotent {
+            true => ATTEMPT_IDEMPOTENT_MAX,
+            false => ATTEMPT_MAX,
+        };
         self.attempts.push(Box::pin(async move {
-            let deadline = Instant::now() + ATTEMPT_MAX;
+            let deadline = Instant::now() + at_most;
             (id, inner.attempt(&command, &bodies, deadline).await)
         }));
     }
