@@ -27,7 +27,11 @@ pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The cluster said no, or did not answer.
-    Cluster { error: Error, hints: Vec<String> },
+    Cluster {
+        error: Error,
+        hints: Vec<String>,
+        effect: Effect,
+    },
     /// The cluster answered, and part of the work was refused; the sentence says what.
     Refused(String),
     /// The command line asks for something that makes no sense.
@@ -36,6 +40,17 @@ pub(crate) enum Failure {
     Local(String),
     /// Whoever read our output has gone.
     BrokenPipe,
+}
+
+/// What an unknown outcome means for the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Doing it twice is not doing it once.
+    LookFirst,
+    /// Doing it twice is doing it once.
+    Repeatable,
+    /// What is unknown is only a preparation.
+    Nothing,
 }
 
 impl Failure {
@@ -51,8 +66,21 @@ impl Failure {
         self
     }
 
+    /// Says what an unknown outcome means.
+    pub(crate) fn with_effect(mut self, said: Effect) -> Self {
+        if let Self::Cluster { effect, .. } = &mut self {
+            *effect = said;
+        }
+        self
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Cluster {
+                error,
+                effect: Effect::Nothing,
+                ..
+            } if error.is_outcome_unknown() => UNAVAILABLE,
             Self::Cluster { error, .. } if error.is_outcome_unknown() => UNKNOWN,
             Self::Cluster { error, .. } if error.reason() == "INVALID_ENDPOINT" => USAGE,
             Self::Cluster { error, .. } if error.is_retryable() => UNAVAILABLE,
@@ -67,14 +95,18 @@ impl Failure {
     /// What goes to standard error, line by line.
     pub(crate) fn lines(&self) -> Vec<String> {
         match self {
-            Self::Cluster { error, hints } => {
+            Self::Cluster {
+                error,
+                hints,
+                effect,
+            } => {
                 let mut lines = vec![format!("error: {} ({})", error.message(), error.reason())];
                 // A single violation often is the sentence itself.
                 let violations = error.violations().iter();
                 let violations =
                     violations.filter(|(_, text)| !error.message().contains(text.as_str()));
                 lines.extend(violations.map(|(subject, text)| format!("  {subject}: {text}")));
-                lines.extend(advice(error).map(|text| format!("  {text}")));
+                lines.extend(advice(error, *effect).map(|text| format!("  {text}")));
                 lines.extend(hints.iter().map(|text| format!("  {text}")));
                 lines
             }
@@ -101,11 +133,17 @@ impl Failure {
     }
 }
 
-fn advice(error: &Error) -> Option<&'static str> {
+fn advice(error: &Error, effect: Effect) -> Option<&'static str> {
     if error.is_outcome_unknown() {
-        return Some(
-            "the outcome is unknown: it may or may not have been done; look before you repeat it",
-        );
+        return Some(match effect {
+            Effect::LookFirst => {
+                "the outcome is unknown: it may or may not have been done; look before you repeat it"
+            }
+            Effect::Repeatable => {
+                "the outcome is unknown; run the same command again: repeating it does no harm"
+            }
+            Effect::Nothing => "nothing was sent yet; run the same command again",
+        });
     }
     match error.reason() {
         "CONNECT_FAILED" => Some(
@@ -126,6 +164,7 @@ impl From<Error> for Failure {
         Self::Cluster {
             error,
             hints: Vec::new(),
+            effect: Effect::LookFirst,
         }
     }
 }

@@ -44,7 +44,11 @@ pub(super) async fn status(context: &Context) -> Result {
     }
     context.show.line(&headline(newest))?;
     context.show.line("")?;
-    Ok(context.show.line(&table(newest, &answers))?)
+    context.show.line(&table(newest, &answers))?;
+    for remark in remarks(newest, &answers) {
+        context.show.line(&format!("\n{remark}"))?;
+    }
+    Ok(())
 }
 
 async fn ask(endpoint: &str, timeout: Duration) -> Answer {
@@ -177,14 +181,34 @@ fn table(newest: &GetClusterResponse, answers: &[Answer]) -> String {
             row.state(),
         ]);
     }
-    let mut text = show::lines(&table);
-    let unknown = answers.iter().filter(|one| one.answer.is_err());
-    for one in unknown {
-        if let Err(error) = &one.answer {
-            text.push_str(&format!("\n{}: {error}", one.endpoint));
+    show::lines(&table)
+}
+
+/// What the table does not say: endpoints that are no known node, and a majority that is missing.
+fn remarks(newest: &GetClusterResponse, answers: &[Answer]) -> Vec<String> {
+    let rows = nodes(newest, answers);
+    let shown: Vec<_> = rows.values().filter_map(|row| row.endpoint).collect();
+    let mut remarks = Vec::new();
+    for one in answers {
+        match &one.answer {
+            Err(error) if !shown.contains(&one.endpoint.as_str()) => {
+                remarks.push(error.to_string())
+            }
+            _ => {}
         }
     }
-    text
+    let voters = rows
+        .values()
+        .filter(|row| row.node.is_some_and(|node| node.voter));
+    let (up, down): (Vec<_>, Vec<_>) = voters.partition(|row| row.error.is_none());
+    if up.len() <= down.len() {
+        let all = up.len() + down.len();
+        remarks.push(format!(
+            "only {} of {all} voters answer: nothing can be stored",
+            up.len()
+        ));
+    }
+    remarks
 }
 
 fn json(newest: &GetClusterResponse, answers: &[Answer]) -> Value {

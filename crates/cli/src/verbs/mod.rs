@@ -11,8 +11,8 @@ mod suggest;
 
 use ticketrail_client::{Client, ClientOptions};
 
-use crate::args::{Arguments, Cluster, Global, Verb};
-use crate::failure::Result;
+use crate::args::{Arguments, Cluster, Global, Namespace, Queue, Verb};
+use crate::failure::{Effect, Result};
 use crate::show::Show;
 use crate::{dev, serve};
 
@@ -39,6 +39,25 @@ impl Context {
 
 /// Does what the command line says.
 pub(crate) async fn run(arguments: Arguments) -> Result {
+    let repeatable = is_repeatable(&arguments.verb);
+    let result = dispatch(arguments).await;
+    match repeatable {
+        true => result.map_err(|failure| failure.with_effect(Effect::Repeatable)),
+        false => result,
+    }
+}
+
+/// Doing it twice is doing it once.
+fn is_repeatable(verb: &Verb) -> bool {
+    match verb {
+        Verb::Settle(_) | Verb::Cluster(_) => true,
+        Verb::Queue(verb) => !matches!(verb, Queue::Delete { .. } | Queue::Purge { .. }),
+        Verb::Namespace(verb) => !matches!(verb, Namespace::Delete { .. }),
+        _ => false,
+    }
+}
+
+async fn dispatch(arguments: Arguments) -> Result {
     let context = || Context::new(arguments.global.clone());
     match arguments.verb {
         Verb::Serve(args) => serve::run(args).await,

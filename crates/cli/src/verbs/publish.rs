@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{Context, suggest};
 use crate::args::Publish;
-use crate::failure::{Failure, Result};
+use crate::failure::{Effect, Failure, Result};
 use crate::records::{Records, Split};
 use crate::show;
 use crate::units::{plural, show_about, show_count};
@@ -93,7 +93,8 @@ async fn publish_many(
 ) -> Result {
     let started = Instant::now();
     let name = args.idempotent.clone().unwrap_or_default();
-    let opened = context.client.open_producer(name).await?;
+    let opened = context.client.open_producer(name).await;
+    let opened = opened.map_err(|error| Failure::from(error).with_effect(Effect::Nothing))?;
     let last_before = opened.last_sequence();
     // The newest of what an earlier run stored are sent again: so another input under the same name is
     // noticed, and refused.
