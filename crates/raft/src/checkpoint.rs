@@ -27,9 +27,6 @@ use crate::types::SnapshotMeta;
 /// How often the worker looks whether there is something to do.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// How often segments are looked at for whether they can be recycled.
-const RECYCLE_EVERY: Duration = Duration::from_secs(5);
-
 /// A new snapshot file is on the shelf: openraft shall know it, and purge up to an entry.
 pub(crate) struct SnapshotWritten {
     pub(crate) purge_upto: Option<u64>,
@@ -168,7 +165,7 @@ impl Checkpointer {
         };
         let version = applied.state.version();
         let mut dead = Vec::new();
-        if now.saturating_sub(self.recycled_at) >= RECYCLE_EVERY {
+        if now.saturating_sub(self.recycled_at) >= self.config.recycle_every {
             self.recycled_at = now;
             dead = self.dead_segments(|first, last| applied.state.body_is_live(first, last));
         }
@@ -190,7 +187,7 @@ impl Checkpointer {
     /// The state is the durable checkpoint's: what is dead in it may go.
     fn recycle_at_rest(&mut self) -> Result<(), String> {
         let now = (self.shared.now)();
-        if now.saturating_sub(self.recycled_at) < RECYCLE_EVERY {
+        if now.saturating_sub(self.recycled_at) < self.config.recycle_every {
             return Ok(());
         }
         let applied = self.shared.lock();

@@ -56,6 +56,8 @@ pub struct ReplicaConfig {
     pub snapshot_every: Duration,
     /// ...or when entries of so many bytes were applied since the last.
     pub snapshot_bytes: u64,
+    /// How often segments of the log are looked at for whether they can be recycled.
+    pub recycle_every: Duration,
     /// Applied entries that are kept for peers which lag, even where two snapshot files cover them.
     pub log_bytes_kept: u64,
     /// A planted bug for the simulator: a restarted leader goes on without an election.
@@ -81,6 +83,7 @@ impl ReplicaConfig {
             checkpoint_bytes: 32 << 20,
             snapshot_every: Duration::from_secs(300),
             snapshot_bytes: 1 << 30,
+            recycle_every: Duration::from_secs(5),
             log_bytes_kept: 1 << 30,
             planted_leader_restore: false,
         }

@@ -126,9 +126,11 @@ impl Replica {
             LogStore::<R>::new(storage.log.clone()),
             Machine::<R>::new(shared.clone(), shelf.clone()),
         );
-        let raft = raft
-            .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let raft = raft.await.map_err(|error| {
+            // What apply or the log said is nearer to the cause.
+            let nearer = shared.failure.borrow().clone();
+            StartError::Raft(nearer.unwrap_or_else(|| error.to_string()))
+        })?;
 
         let (written, snapshots) = mpsc::channel(4);
         let mut checkpointer = Checkpointer::new(

@@ -3,6 +3,7 @@
 
 mod harness;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use futures::future::join_all;
 use harness::{Cluster, ack, create_queue, entry, eventually, publish, receive};
 use ticketrail_core::{NodeId, Outcome};
 use ticketrail_raft::{PeerRefusal, PeerRequest, ProposeError};
+use ticketrail_storage::StorageError;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_applies_the_same_everywhere() {
@@ -105,19 +107,26 @@ async fn a_lost_checkpoint_is_rebuilt_from_snapshot_and_log() {
         config.checkpoint_every = Duration::from_millis(50);
         config.snapshot_bytes = 64 << 10;
         config.log_bytes_kept = 0;
+        config.recycle_every = Duration::from_millis(50);
     })
     .await;
     let leader = cluster.leader().await;
     let victim = NodeId(leader.0 % 3 + 1);
+    let attempts = AtomicU64::new(0);
     eventually("a purged log", async || {
-        for n in 0..10 {
+        for _ in 0..10 {
             cluster.propose(leader, &[publish(40)]).await;
-            let received = cluster
-                .propose(leader, &[receive(40, &format!("{n}"))])
-                .await;
+            let attempt = attempts.fetch_add(1, Ordering::Relaxed).to_string();
+            let received = cluster.propose(leader, &[receive(40, &attempt)]).await;
             cluster.propose(leader, &[ack(&received[0])]).await;
         }
         cluster.replica(victim).status().purged_index
+    })
+    .await;
+    eventually("recycled segments", async || {
+        cluster.propose(leader, &[create_queue("q")]).await;
+        let gone = cluster.replica(victim).body(3);
+        matches!(gone, Err(StorageError::NoSuchEntry { .. })).then_some(())
     })
     .await;
     cluster.agreed().await;
