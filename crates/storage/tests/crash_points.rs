@@ -19,7 +19,10 @@ const OWNER: Identity = Identity {
     cluster_id: 7,
     node_id: 1,
 };
+/// Rounds of the script.
 const ROUNDS: u64 = 24;
+/// Enough for a recycled segment and a purge, and few enough to flip every byte.
+const ROUNDS_TO_FLIP: u64 = 18;
 
 fn config() -> LogConfig {
     LogConfig {
@@ -186,9 +189,9 @@ impl Machine {
             .collect()
     }
 
-    fn script(&mut self) -> Result<(), Stopped> {
+    fn script(&mut self, rounds: u64) -> Result<(), Stopped> {
         let mut term = 1;
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             let next = self.promised.content.next_index();
             let changes = self.records(next, term, 4);
             self.change(changes)?;
@@ -358,7 +361,7 @@ impl Promised {
 }
 
 /// Runs the script until the stop point; the disk is as the machine left it.
-fn run_until(point: Option<StopPoint>) -> (SimDisk, MemoryCheckpoint, Promised) {
+fn run_until(rounds: u64, point: Option<StopPoint>) -> (SimDisk, MemoryCheckpoint, Promised) {
     let disk = SimDisk::new(1);
     let checkpoint = MemoryCheckpoint::on(&disk);
     if let Some(point) = point {
@@ -366,7 +369,7 @@ fn run_until(point: Option<StopPoint>) -> (SimDisk, MemoryCheckpoint, Promised) 
     }
     let promised = match Machine::start(&disk, &checkpoint) {
         Ok(mut machine) => {
-            _ = machine.script();
+            _ = machine.script(rounds);
             machine.promised
         }
         Err(Stopped) => Promised::default(),
@@ -432,7 +435,7 @@ fn every_crash_point_keeps_what_was_acknowledged() {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(22);
-    let (disk, _, promised) = run_until(None);
+    let (disk, _, promised) = run_until(ROUNDS, None);
     let ops = disk.ops();
     assert!(promised.content.purged.is_some() && promised.bodies.len() > 2);
     let next = Mutex::new(0);
@@ -450,7 +453,7 @@ fn every_crash_point_keeps_what_was_acknowledged() {
                         return;
                     }
                     for point in [StopPoint::Before(op), StopPoint::After(op)] {
-                        let (disk, checkpoint, promised) = run_until(Some(point));
+                        let (disk, checkpoint, promised) = run_until(ROUNDS, Some(point));
                         for variant in 0..variants {
                             let disk = disk.fork();
                             let checkpoint = checkpoint.fork(&disk);
@@ -476,7 +479,7 @@ fn every_crash_point_keeps_what_was_acknowledged() {
 
 #[test]
 fn every_flipped_byte_is_noticed_or_lies_outside_live_data() {
-    let (disk, checkpoint, promised) = run_until(None);
+    let (disk, checkpoint, promised) = run_until(ROUNDS_TO_FLIP, None);
     disk.kill();
     let (mut refused, mut harmless) = (0, 0);
     for name in disk.list().unwrap() {
@@ -509,7 +512,7 @@ fn every_flipped_byte_is_noticed_or_lies_outside_live_data() {
 
 #[test]
 fn a_byte_that_flips_while_the_log_is_open_is_never_served() {
-    let (disk, checkpoint, promised) = run_until(None);
+    let (disk, checkpoint, promised) = run_until(ROUNDS_TO_FLIP, None);
     disk.kill();
     let Ok(machine) = Machine::start(&disk, &checkpoint) else {
         panic!("nothing stops this start")

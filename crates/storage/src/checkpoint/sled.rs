@@ -240,7 +240,9 @@ mod tests {
             let flips = (0..FLIPS_PER_FILE).map(|at| {
                 let mut flipped = bytes.clone();
                 let position = at * bytes.len() / FLIPS_PER_FILE;
-                flipped.get_mut(position).map(|byte| *byte ^= 1 << (at % 8));
+                if let Some(byte) = flipped.get_mut(position) {
+                    *byte ^= 1 << (at % 8);
+                }
                 flipped
             });
             let damages = damages.into_iter().chain(flips);
