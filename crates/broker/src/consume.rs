@@ -271,7 +271,9 @@ impl Consumer {
     fn batch(&mut self) -> Result<Vec<Delivery>, Problem> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let bodies = &self.handle.inner.bodies;
+        let lease_now = self.handle.inner.hub.lease_now();
         while let Some((grant, seen, resent)) = self.grants.front_mut() {
+            *seen = seen.caught_up(lease_now);
             let used_up = if seen.left(grant.deadline).is_zero() {
                 true // Its lease is over: whoever gets it next shall not share it.
             } else {

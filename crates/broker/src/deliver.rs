@@ -53,6 +53,17 @@ impl Seen {
         let granted = Duration::from_millis(deadline.0.saturating_sub(self.lease_now.0));
         granted.saturating_sub(self.at.elapsed())
     }
+
+    /// Seen again at `lease_now`, if more replicated time has passed since than this node's clock
+    /// knows of: a node that catches up applies in a moment what took the leader seconds.
+    pub(crate) fn caught_up(self, lease_now: LeaseTime) -> Self {
+        let passed = Duration::from_millis(lease_now.0.saturating_sub(self.lease_now.0));
+        if passed <= self.at.elapsed() {
+            return self;
+        }
+        let at = Instant::now();
+        Self { lease_now, at }
+    }
 }
 
 /// Bounds of one batch of deliveries.
@@ -129,4 +140,26 @@ fn advance(grant: &mut Grant) {
         position,
         item: item + 1,
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_lease_is_the_less_of_two_clocks() {
+        let deadline = LeaseTime(31_000);
+        let seen = Seen {
+            lease_now: LeaseTime(1_000),
+            at: Instant::now(),
+        };
+        let left = |lease_now| {
+            seen.caught_up(LeaseTime(lease_now))
+                .left(deadline)
+                .as_secs()
+        };
+        assert_eq!((left(1_000), left(9_000)), (30, 22), "it catches up");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!((left(1_000), left(9_000), left(13_000)), (20, 20, 18));
+    }
 }
