@@ -199,8 +199,7 @@ def main():
         service_config = file.read()
     channels = [connect(a, service_config) for a in arguments.endpoints.split(",")]
     nodes = AnyNode([publishing_grpc.PublisherServiceStub(c) for c in channels])
-    # The consumer starts on another node than the producer.
-    stubs = [consuming_grpc.ConsumerServiceStub(c) for c in channels[1:] + channels[:1]]
+    stubs = [consuming_grpc.ConsumerServiceStub(c) for c in channels]
     consumer = Consumer(stubs, arguments.queue, arguments.messages)
     thread = threading.Thread(target=consumer.run, daemon=True)
     thread.start()

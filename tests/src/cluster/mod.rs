@@ -139,6 +139,7 @@ impl Cluster {
             .args(self.program.arguments())
             .arg("--config")
             .arg(node.folder.join("node.toml"));
+        command.env("TICKETRAIL_FAULTS", node.faults());
         command.envs(node.environment.lock().expect("not poisoned").iter());
         let process = Process::start(command, &node.log()).expect("the program starts");
         *node.process.lock().expect("not poisoned") = Some(process);
@@ -231,6 +232,21 @@ impl Cluster {
         environment.insert(name.to_owned(), value.to_string());
     }
 
+    /// Turns a fault of a [`Program::Faulty`] node on, at once; `value` is what its file says.
+    pub fn set_fault(&self, id: NodeId, fault: &str, value: impl ToString) {
+        let folder = self.node(id).faults();
+        // Renamed into place, so that the node never reads half of it.
+        let unfinished = folder.join("unfinished");
+        fs::create_dir_all(&folder).expect("a folder for faults");
+        fs::write(&unfinished, value.to_string()).expect("a fault can be written");
+        fs::rename(unfinished, folder.join(fault)).expect("a fault can be turned on");
+    }
+
+    /// Turns a fault off.
+    pub fn clear_fault(&self, id: NodeId, fault: &str) {
+        fs::remove_file(self.node(id).faults().join(fault)).expect("a fault that is on");
+    }
+
     /// Resident memory of a node's process in bytes.
     #[must_use]
     pub fn resident_bytes(&self, id: NodeId) -> u64 {
@@ -302,6 +318,10 @@ impl Cluster {
 impl Node {
     fn log(&self) -> PathBuf {
         self.folder.join("log")
+    }
+
+    fn faults(&self) -> PathBuf {
+        self.folder.join("faults")
     }
 }
 

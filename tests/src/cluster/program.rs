@@ -37,9 +37,8 @@ impl Program {
                 ),
             }),
             Self::Faulty => FAULTY.get_or_init(|| {
-                let package = ["-p", "ticketrail-jepsen-like", "--features", "faulty-node"];
                 build(
-                    &[&package[..], &["--bin", "faulty-node"]].concat(),
+                    &["-p", "ticketrail-jepsen-like", "--bin", "faulty-node"],
                     "faulty-node",
                 )
             }),

@@ -24,12 +24,12 @@ async fn a_python_client_survives_a_leader_kill() {
     };
     let cluster = Cluster::start().await;
     cluster.queue("from-python").create().await;
-    let addresses = cluster
-        .ids()
-        .iter()
-        .map(|id| cluster.address(*id))
-        .collect::<Vec<_>>()
-        .join(",");
+    // The client starts on the node that will die.
+    let victim = cluster.leader().await;
+    let mut ids = cluster.ids();
+    ids.sort_by_key(|id| *id != victim);
+    let addresses: Vec<_> = ids.iter().map(|id| cluster.address(*id)).collect();
+    let addresses = addresses.join(",");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let client = AsyncCommand::new(&python)
         .arg(root.join("python/client.py"))
@@ -57,7 +57,7 @@ async fn a_python_client_survives_a_leader_kill() {
         }
     })
     .await;
-    let victim = cluster.kill_leader().await;
+    cluster.kill(victim);
     cluster.restart(victim).await;
     let output = timeout(secs(45), client)
         .await

@@ -1,8 +1,10 @@
 //! Whatever a client sends: a status with its reason and the field named, no effect, and a node that
 //! serves as before, with its memory back.
 
+mod consuming;
 mod frames;
-mod table;
+mod publishing;
+mod watched;
 
 use std::fs;
 
@@ -32,11 +34,12 @@ async fn whatever_is_sent_is_refused_by_name_and_changes_nothing() {
         .map(|id| cluster.resident_bytes(*id))
         .collect();
 
-    table::topology(&cluster).await;
-    table::publishing(&cluster).await;
-    table::producers(&cluster).await;
-    table::consuming(&cluster).await;
-    table::settling(&cluster).await;
+    publishing::topology(&cluster).await;
+    publishing::publishing(&cluster).await;
+    publishing::producers(&cluster).await;
+    consuming::consuming(&cluster).await;
+    consuming::settling(&cluster).await;
+    consuming::frames_of_a_stream(&cluster).await;
     receipts_of_an_earlier_incarnation(&cluster).await;
     a_queue_named_like_a_path_touches_no_file(&cluster).await;
     a_peer_of_another_cluster_is_refused(&cluster).await;
