@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::env;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 use std::time::Instant;
 
@@ -91,7 +91,8 @@ fn core_agrees_with_the_naive_model() {
         let start = |worker| scope.spawn(move || episodes(first + worker, workers, share));
         let running: Vec<_> = (0..workers).map(start).collect();
         for worker in running {
-            let (commands, reached) = worker.join().unwrap();
+            let ended = worker.join();
+            let (commands, reached) = ended.unwrap_or_else(|panic| resume_unwind(panic));
             coverage.join(reached);
             done += commands;
         }

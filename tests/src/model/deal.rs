@@ -113,7 +113,7 @@ impl Model {
         }
         let queue = self.need_queue(&c.namespace, &c.queue)?;
         let id = queue.id;
-        if let Some(attempt) = queue.attempts.iter().find(|a| self.recalls(a, c)) {
+        if let Some(attempt) = queue.attempts.iter().find(|a| self.recalls(a, &c.attempt)) {
             let grants = still_held(queue, attempt);
             self.reached("receive attempt asked again");
             return Ok(Outcome::Received { grants });
@@ -143,9 +143,10 @@ impl Model {
         Ok(Outcome::Received { grants })
     }
 
-    fn recalls(&self, attempt: &Attempt, c: &Receive) -> bool {
+    /// Is this the attempt of that id, and still remembered?
+    pub(super) fn recalls(&self, attempt: &Attempt, id: &[u8]) -> bool {
         let until = attempt.at.plus_ms(limits::ATTEMPT_MEMORY_MS);
-        attempt.id == c.attempt && self.lease_now < until
+        attempt.id == id && self.lease_now < until
     }
 
     fn remember_attempt(&mut self, id: QueueId, c: &Receive, grants: &[Grant]) {

@@ -90,6 +90,11 @@ impl Pair {
             let core = self.core.peek(queue.id, None, Offset(0), usize::MAX);
             equal_in(|| format!("messages of `{}`", queue.name), &all, &core)?;
             self.compare_page(queue, &all)?;
+            for attempt in queue.attempts.iter().take(50) {
+                let recalled = self.model.recalls(attempt, &attempt.id);
+                let core = self.core.remembers_attempt(queue.id, &attempt.id);
+                equal("memory of an attempt", &recalled, &core)?;
+            }
             let view = |core: &State| format!("{:?}", core.queue_by_id(queue.id));
             equal(
                 "view after a restore",
