@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ticketrail_core::command::{Publish, PublishRun, Receive, Settle, SettleKind, SettleRange};
-use ticketrail_core::{Command, Grant, LeaseTime, MessageId, Outcome, Stamps, WallTime};
+use ticketrail_core::{BodyRef, Command, Grant, LeaseTime, MessageId, Outcome, Stamps, WallTime};
 use ticketrail_proto::stored::{encode_command, encode_entry, encode_message};
 use ticketrail_raft::{Committed, ProposeError};
 
@@ -28,6 +28,8 @@ pub(crate) struct Client {
     pub(crate) dice: Dice,
     pub(crate) made: u64,
     pub(crate) held: Vec<Grant>,
+    /// Who was last proposed through.
+    pub(crate) asked: Option<Reachable>,
 }
 
 impl Client {
@@ -39,6 +41,7 @@ impl Client {
             dice,
             made: 0,
             held: Vec::new(),
+            asked: None,
         }
     }
 
@@ -80,8 +83,10 @@ impl Client {
                 .violation(format!("a publish was refused: {refused:?}"));
         }
         for range in accepted {
-            self.history
-                .published(ids(range.first_message_id, range.count));
+            let items = messages.iter().skip(range.first_item as usize);
+            for (id, message) in ids(range.first_message_id, range.count).zip(items) {
+                self.history.published(id, message.clone());
+            }
         }
     }
 
@@ -108,8 +113,13 @@ impl Client {
         let outcome = self.propose(Command::Receive(receive), &[]).await;
         if let Some(Outcome::Received { grants }) = outcome {
             for grant in &grants {
-                for id in ids(grant.first_message_id, grant.count) {
+                for (item, id) in (grant.body.item..).zip(ids(grant.first_message_id, grant.count))
+                {
                     self.history.delivered(id);
+                    let body = BodyRef { item, ..grant.body };
+                    if let Some(node) = self.asked.as_ref().filter(|node| !node.life.is_dead()) {
+                        self.history.check_body(node, id, body);
+                    }
                 }
             }
             self.held.extend(grants);
@@ -196,7 +206,8 @@ impl Client {
         if leaders.is_empty() {
             return None;
         }
-        let leader = &leaders[self.dice.below(leaders.len() as u64) as usize];
+        let leader = leaders[self.dice.below(leaders.len() as u64) as usize].clone();
+        self.asked = Some(leader.clone());
         let term = leader.replica.leadership().borrow().term;
         let encoded = encode_command(&command, None, messages);
         let now = self.history.now_ms();

@@ -4,9 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use ticketrail_core::{MessageId, State};
+use bytes::Bytes;
+use ticketrail_core::{BodyRef, MessageId, State};
+use ticketrail_proto::stored::decode_bodies;
 use ticketrail_raft::{AppliedEntry, AppliedSink};
+use ticketrail_storage::StorageError;
 use tokio::time::Instant;
+
+use super::network::Reachable;
 
 /// How often things happened: a run in which too little did proves nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +24,8 @@ pub struct Counts {
     pub published: u64,
     /// Messages confirmed as acknowledged.
     pub acked: u64,
+    /// Bodies read back and compared.
+    pub bodies: u64,
     /// Linearizable reads confirmed.
     pub reads: u64,
     /// Terms with a leader.
@@ -46,7 +53,7 @@ struct Record {
     entries: BTreeMap<u64, (u64, u64)>,
     leaders: BTreeMap<u64, u64>,
     confirmed_index: u64,
-    published: BTreeSet<MessageId>,
+    published: BTreeMap<MessageId, Bytes>,
     settle_tried: BTreeSet<MessageId>,
     acked: BTreeSet<MessageId>,
     counts: Counts,
@@ -118,21 +125,38 @@ impl History {
         self.lock().confirmed_index
     }
 
-    /// Messages were confirmed as published.
-    pub(crate) fn published(&self, ids: impl IntoIterator<Item = MessageId>) {
-        let mut again = Vec::new();
-        {
+    /// A message was confirmed as published.
+    pub(crate) fn published(&self, id: MessageId, message: Bytes) {
+        let before = {
             let mut record = self.lock();
-            for id in ids {
-                record.counts.published += 1;
-                if !record.published.insert(id) {
-                    again.push(id);
-                }
-            }
-        }
-        for id in again {
+            record.counts.published += 1;
+            record.published.insert(id, message)
+        };
+        if before.is_some() {
             self.violation(format!("message id {id} was given twice"));
         }
+    }
+
+    /// A node must have the bytes of this message, as they were published.
+    pub(crate) fn check_body(&self, node: &Reachable, id: MessageId, body: BodyRef) {
+        let payload = match node.replica.body(body.position.index) {
+            Ok(payload) => payload,
+            // A disk that was made to fail says nothing about its bytes.
+            Err(StorageError::Io { .. } | StorageError::Stopped { .. }) => return,
+            Err(error) => {
+                return self
+                    .violation(format!("n{} has no body of message {id}: {error}", node.id));
+            }
+        };
+        let found = decode_bodies(payload)
+            .ok()
+            .and_then(|bodies| Some(bodies.get(body.position.place, body.item)?.message.clone()));
+        let published = self.lock().published.get(&id).cloned();
+        // One whose confirm never came is not known here.
+        if found.is_none() || published.is_some_and(|published| Some(published) != found) {
+            self.violation(format!("n{} has other bytes for message {id}", node.id));
+        }
+        self.count(|counts| counts.bodies += 1);
     }
 
     /// A client is about to settle a message for good.
@@ -161,7 +185,10 @@ impl History {
     pub(crate) fn check_present(&self, present: &BTreeSet<MessageId>) {
         let (lost, back) = {
             let record = self.lock();
-            let kept = record.published.difference(&record.settle_tried);
+            let kept = record
+                .published
+                .keys()
+                .filter(|id| !record.settle_tried.contains(id));
             let lost: Vec<_> = kept.filter(|id| !present.contains(id)).copied().collect();
             let back: Vec<_> = record.acked.intersection(present).copied().collect();
             (lost, back)

@@ -107,7 +107,8 @@ impl SimNode {
         config.entry_bytes_max = 16 << 10;
         config.checkpoint_every = Duration::from_millis(300);
         config.snapshot_bytes = 32 << 10;
-        config.log_bytes_kept = 256 << 10;
+        config.recycle_every = Duration::from_millis(400);
+        config.log_bytes_kept = 96 << 10;
         config.planted_leader_restore = options.planted_leader_restore;
         let storage = Storage {
             log,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ticketrail_core::command::{Bootstrap, CreateQueue};
-use ticketrail_core::{Command, MessageId, NodeId, Offset, Outcome, QueueSettings};
+use ticketrail_core::{Command, MessageId, NodeId, Offset, Outcome, Peeked, QueueSettings};
 use ticketrail_raft::PeerAddress;
 
 use super::clients::{Client, QUEUE};
@@ -175,6 +175,12 @@ impl World {
             return;
         };
         self.history.check_present(&present(&nodes[0]));
+        for node in &nodes {
+            for message in peeked(node) {
+                self.history
+                    .check_body(node, message.message_id, message.body);
+            }
+        }
         self.drain(operator).await;
         for node in self.network.running() {
             let status = node.replica.status();
@@ -238,14 +244,17 @@ async fn insist(client: &mut Client, command: Command) -> Option<Outcome> {
 }
 
 /// The messages in the queue, in any state.
-fn present(node: &Reachable) -> BTreeSet<MessageId> {
+fn peeked(node: &Reachable) -> Vec<Peeked> {
     node.replica.with_state(|state| {
         let queue = state.queue("default", QUEUE).map(|queue| queue.id);
         let peeked = queue.map(|id| state.peek(id, None, Offset(0), usize::MAX));
-        peeked
-            .unwrap_or_default()
-            .into_iter()
-            .map(|message| message.message_id)
-            .collect()
+        peeked.unwrap_or_default()
     })
+}
+
+fn present(node: &Reachable) -> BTreeSet<MessageId> {
+    peeked(node)
+        .iter()
+        .map(|message| message.message_id)
+        .collect()
 }
