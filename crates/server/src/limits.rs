@@ -131,6 +131,8 @@ pub(crate) const REQUEST_OVERHEAD_BYTES: usize = 1 << 20;
 pub(crate) const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Messages that wait to be sent to one peer, or for its answer, per kind.
 pub(crate) const PEER_CALLS_MAX: usize = 256;
+/// Bytes of messages that wait to be sent to one peer, or for its answer, per kind.
+pub(crate) const PEER_BYTES_MAX: usize = 64 << 20;
 /// Messages of one peer's stream that are worked on at a time.
 pub(crate) const PEER_WORK_MAX: usize = 64;
 /// First pause before a broken stream to a peer is opened again; doubles up to the next.
@@ -160,6 +162,8 @@ const _: () = {
     assert!(HEADER_KEY_BYTES_MAX + HEADER_VALUE_BYTES_MAX <= HEADERS_BYTES_MAX);
     assert!(HEADERS_BYTES_MAX <= REQUEST_OVERHEAD_BYTES);
     assert!(request_bytes_max(BATCH_BYTES_HARD, BODY_BYTES_HARD) < PEER_MESSAGE_BYTES_MAX);
+    assert!(PEER_MESSAGE_BYTES_MAX <= PEER_BYTES_MAX);
+    assert!(ticketrail_raft::FRAME_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(BATCH_MESSAGES_HARD <= STREAM_CREDIT_MESSAGES as usize);
     assert!(PREFETCH_DEFAULT <= core::PREFETCH_MAX);
     assert!(PAGE_DEFAULT <= PAGE_MAX && PEEK_PAGE_DEFAULT <= PAGE_MAX);

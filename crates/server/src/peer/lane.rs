@@ -6,7 +6,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tonic::{Status, Streaming};
 
@@ -30,14 +31,28 @@ pub(crate) enum LaneError {
 /// See the module.
 pub(crate) struct Lane<Q, A> {
     calls: mpsc::Sender<Call<Q, A>>,
+    room: Arc<Semaphore>,
 }
 
 struct Call<Q, A> {
     request: Q,
-    answer: oneshot::Sender<Result<A, LaneError>>,
+    waiting: Waiting<A>,
 }
 
-impl<Q: Send + 'static, A: Send + 'static> Lane<Q, A> {
+/// Who waits for an answer, and the room that the request takes until then.
+struct Waiting<A> {
+    answer: oneshot::Sender<Result<A, LaneError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl<A> Waiting<A> {
+    fn answer(self, answer: Result<A, LaneError>) {
+        // An error means that nobody waits any more: its time was over.
+        let _ = self.answer.send(answer);
+    }
+}
+
+impl<Q: Message + 'static, A: Send + 'static> Lane<Q, A> {
     /// A lane and its task, which ends when the lane is dropped.
     pub(crate) fn start(pause: Arc<Pause>, open: Open<Q, A>) -> Self {
         let (calls, waiting) = mpsc::channel(limits::PEER_CALLS_MAX);
@@ -49,7 +64,10 @@ impl<Q: Send + 'static, A: Send + 'static> Lane<Q, A> {
             }
             .run(),
         );
-        Self { calls }
+        Self {
+            calls,
+            room: Arc::new(Semaphore::new(limits::PEER_BYTES_MAX)),
+        }
     }
 
     /// Sends a request. Its place in the order is taken here, before the future is first polled.
@@ -57,18 +75,28 @@ impl<Q: Send + 'static, A: Send + 'static> Lane<Q, A> {
         &self,
         request: Q,
     ) -> impl Future<Output = Result<A, LaneError>> + use<Q, A> {
-        let (answer, answered) = oneshot::channel();
-        let sent = self.calls.try_send(Call { request, answer });
+        let sent = self.send(request);
         async move {
-            if sent.is_err() {
-                return Err(LaneError::NotSent(
-                    "too many messages wait for it".to_owned(),
-                ));
+            match sent {
+                Some(answered) => answered
+                    .await
+                    .unwrap_or_else(|_| Err(LaneError::Broken("this node stops".to_owned()))),
+                None => Err(LaneError::NotSent("too much waits for it".to_owned())),
             }
-            answered
-                .await
-                .unwrap_or_else(|_| Err(LaneError::Broken("this node stops".to_owned())))
         }
+    }
+
+    fn send(&self, request: Q) -> Option<oneshot::Receiver<Result<A, LaneError>>> {
+        let bytes = request.encoded_len().clamp(1, limits::PEER_BYTES_MAX);
+        let bytes = u32::try_from(bytes).ok()?;
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()?;
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting {
+            answer,
+            _room: room,
+        };
+        self.calls.try_send(Call { request, waiting }).ok()?;
+        Some(answered)
     }
 }
 
@@ -78,7 +106,7 @@ struct Carrier<Q, A> {
     open: Open<Q, A>,
 }
 
-impl<Q: Send + 'static, A: Send + 'static> Carrier<Q, A> {
+impl<Q: Message + 'static, A: Send + 'static> Carrier<Q, A> {
     async fn run(mut self) {
         while let Some(first) = self.calls.recv().await {
             if let Some(why) = self.pause.blocks(Instant::now()) {
@@ -105,8 +133,7 @@ impl<Q: Send + 'static, A: Send + 'static> Carrier<Q, A> {
     fn refuse(&mut self, first: Call<Q, A>, why: &str) {
         let mut next = Some(first);
         while let Some(call) = next {
-            // An error means that nobody waits any more.
-            let _ = call.answer.send(Err(LaneError::NotSent(why.to_owned())));
+            call.waiting.answer(Err(LaneError::NotSent(why.to_owned())));
             next = self.calls.try_recv().ok();
         }
     }
@@ -119,22 +146,22 @@ impl<Q: Send + 'static, A: Send + 'static> Carrier<Q, A> {
         mut answers: Streaming<A>,
     ) {
         let mut unsent = Some(first);
-        let mut unanswered = VecDeque::new();
+        let mut unanswered: VecDeque<Waiting<A>> = VecDeque::new();
         let why = loop {
             tokio::select! {
                 biased;
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => match unanswered.pop_front() {
-                        Some(waiting) => settle(waiting, Ok(answer)),
+                        Some(waiting) => waiting.answer(Ok(answer)),
                         None => break "an answer without a request".to_owned(),
                     },
                     Ok(None) => break "the peer closed the stream".to_owned(),
                     Err(status) => break describe(&status),
                 },
                 room = requests.reserve(), if unsent.is_some() => match (room, unsent.take()) {
-                    (Ok(room), Some(Call { request, answer })) => {
+                    (Ok(room), Some(Call { request, waiting })) => {
                         room.send(request);
-                        unanswered.push_back(answer);
+                        unanswered.push_back(waiting);
                     }
                     (_, call) => {
                         unsent = call;
@@ -145,6 +172,8 @@ impl<Q: Send + 'static, A: Send + 'static> Carrier<Q, A> {
                     if unsent.is_none() && unanswered.len() < limits::PEER_CALLS_MAX =>
                 {
                     match call {
+                        // What nobody waits for any more is not worth the way.
+                        Some(call) if call.waiting.answer.is_closed() => {}
                         Some(call) => unsent = Some(call),
                         None => return,
                     }
@@ -152,17 +181,12 @@ impl<Q: Send + 'static, A: Send + 'static> Carrier<Q, A> {
             }
         };
         for waiting in unanswered {
-            settle(waiting, Err(LaneError::Broken(why.clone())));
+            waiting.answer(Err(LaneError::Broken(why.clone())));
         }
-        if let Some(Call { answer, .. }) = unsent {
-            settle(answer, Err(LaneError::NotSent(why)));
+        if let Some(Call { waiting, .. }) = unsent {
+            waiting.answer(Err(LaneError::NotSent(why)));
         }
     }
-}
-
-fn settle<A>(waiting: oneshot::Sender<Result<A, LaneError>>, answer: Result<A, LaneError>) {
-    // An error means that nobody waits any more: its time was over.
-    let _ = waiting.send(answer);
 }
 
 /// A status in a few words.

@@ -1,0 +1,407 @@
+//! One `Consume` stream: deliveries out, settlements in, and the words that steer it.
+//!
+//! Deliveries are taken from the broker only when nothing waits to be written, so a slow client
+//! holds what its credit allows in the replicated state and next to nothing in this process.
+
+mod open;
+mod settlements;
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesOrdered, StreamExt};
+use ticketrail_broker::{Consumer, ConsumerEnd, ConsumerEvent, ConsumerHandle, Delivery, Settled};
+use ticketrail_core::event::SessionEnd;
+use ticketrail_proto::error::{Problem, Reason};
+use ticketrail_proto::v1::{self, consume_request, consume_response};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use self::open::{open, prefetch};
+use self::settlements::{Batch, Gathered, Settlements};
+use super::stream::{Gone, Outbox, frame_at_hand, next_frame};
+use crate::convert::{self, Checked, Receipts};
+use crate::limits;
+use crate::node::{SharedNode, shutting_down};
+
+type Frames = Streaming<v1::ConsumeRequest>;
+type Out = Outbox<v1::ConsumeResponse>;
+
+/// Serves one stream to its end.
+pub(super) async fn serve(node: SharedNode, mut frames: Frames, mut outbox: Out) {
+    let opened = tokio::select! {
+        opened = open(&node, &mut frames) => opened,
+        () = node.stop.cancelled() => Err(shutting_down()),
+        () = outbox.gone() => return,
+    };
+    let (mut session, opened) = match opened {
+        Ok(opened) => opened,
+        Err(problem) => return outbox.end(Err(problem)).await,
+    };
+    outbox.push(frame(consume_response::Frame::Opened(opened)));
+    match session.run(&mut frames, &mut outbox).await {
+        Ok(()) => {
+            session.leave().await;
+            outbox.end(Ok(())).await;
+        }
+        Err(End::Problem(problem)) => outbox.end(Err(problem)).await,
+        Err(End::Gone) => session.farewell().await,
+    }
+}
+
+/// Why a stream ends other than well.
+enum End {
+    Problem(Problem),
+    Gone,
+}
+
+impl From<Problem> for End {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+fn frame(frame: consume_response::Frame) -> v1::ConsumeResponse {
+    v1::ConsumeResponse { frame: Some(frame) }
+}
+
+fn first_frame_missing() -> Problem {
+    Problem::invalid_field("open", "the first frame of the stream, and only the first")
+}
+
+/// The queue that a stream consumes, as its client called it.
+struct QueueName {
+    namespace: String,
+    queue: String,
+}
+
+/// Where a stream is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Messages come.
+    Delivering,
+    /// Asked to stop; what was granted before is still to be delivered.
+    Draining { stopped: bool },
+    /// Asked to stop and to give everything back.
+    Releasing,
+    /// Nothing comes any more.
+    Drained { released: bool },
+}
+
+impl Phase {
+    fn is_drained(self) -> bool {
+        matches!(self, Self::Drained { .. })
+    }
+}
+
+/// What a command of this stream did.
+enum Done {
+    /// `None`: all that it named is forgotten, so there was nothing to ask.
+    Settled(Batch, Option<Settled>),
+    Credit,
+    /// No grant follows; so many leases were released.
+    Stopped {
+        released: Option<u32>,
+    },
+}
+
+struct Session {
+    consumer: Consumer,
+    handle: ConsumerHandle,
+    stop: CancellationToken,
+    receipts: Receipts,
+    name: QueueName,
+    auto_ack: bool,
+    settlements: Settlements,
+    /// On their way to the log, answered in this order.
+    commands: FuturesOrdered<BoxFuture<'static, Checked<Done>>>,
+    phase: Phase,
+}
+
+impl Session {
+    fn new(
+        consumer: Consumer,
+        stop: CancellationToken,
+        receipts: Receipts,
+        name: QueueName,
+        auto_ack: bool,
+    ) -> Self {
+        Self {
+            handle: consumer.handle.clone(),
+            settlements: Settlements::new(consumer.handle.queue()),
+            consumer,
+            stop,
+            receipts,
+            name,
+            auto_ack,
+            commands: FuturesOrdered::new(),
+            phase: Phase::Delivering,
+        }
+    }
+
+    async fn run(&mut self, frames: &mut Frames, outbox: &mut Out) -> Result<(), End> {
+        let mut open = true;
+        loop {
+            // Who acknowledges by taking may close its side and go on reading.
+            let done = !open && (!self.auto_ack || self.phase.is_drained());
+            if done && self.commands.is_empty() && outbox.is_empty() {
+                return Ok(());
+            }
+            let takes_frames =
+                open && !outbox.is_full() && self.commands.len() < limits::SETTLEMENTS_WAITING_MAX;
+            let grants = matches!(self.phase, Phase::Delivering | Phase::Draining { .. });
+            let delivers = outbox.is_empty() && grants && !done;
+            let last = self.phase == Phase::Draining { stopped: true };
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(shutting_down().into()),
+                sent = outbox.advance() => sent?,
+                Some(did) = self.commands.next(), if !outbox.is_full() => self.did(did?, outbox),
+                frame = next_frame(frames), if takes_frames => match frame? {
+                    Some(frame) => self.take(frame, frames, &mut open)?,
+                    None => open = false,
+                },
+                event = next_event(&mut self.consumer, last), if delivers => match event {
+                    Some(event) => self.tell(event, outbox)?,
+                    None => self.drained(None, outbox),
+                },
+            }
+        }
+    }
+
+    fn drained(&mut self, released: Option<u32>, outbox: &mut Out) {
+        self.phase = Phase::Drained {
+            released: released.is_some(),
+        };
+        let drained = v1::ConsumeDrained {
+            released: released.unwrap_or_default(),
+        };
+        outbox.push(frame(consume_response::Frame::Drained(drained)));
+    }
+
+    /// What the broker says.
+    fn tell(&mut self, event: ConsumerEvent, outbox: &mut Out) -> Result<(), End> {
+        match event {
+            ConsumerEvent::Deliveries(deliveries) => self.deliver(deliveries, outbox)?,
+            ConsumerEvent::LeasesLost {
+                first_offset,
+                count,
+                ..
+            } => {
+                let delivery_ids = self.settlements.held.lost(first_offset, count);
+                if !delivery_ids.is_empty() {
+                    let reason = v1::LeaseLostReason::Expired as i32;
+                    let lost = v1::ConsumeLeaseLost {
+                        delivery_ids,
+                        reason,
+                    };
+                    outbox.push(frame(consume_response::Frame::LeaseLost(lost)));
+                }
+            }
+            ConsumerEvent::Ended(end) => {
+                let problem = self.ended(end);
+                let refusal = Some(problem.clone().into_refusal());
+                let cancelled = v1::ConsumeCancelled { refusal };
+                outbox.push(frame(consume_response::Frame::Cancelled(cancelled)));
+                return Err(problem.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, deliveries: Vec<Delivery>, outbox: &mut Out) -> Checked<()> {
+        let held = &mut self.settlements.held;
+        let first_id = held.next_id();
+        for delivery in &deliveries {
+            held.sent(delivery.offset, delivery.fence);
+        }
+        if self.auto_ack {
+            // The broker acknowledged them; a settlement of them is told so.
+            held.leases(first_id, held.next_id() - 1, true);
+        }
+        let deliveries = self.receipts.deliveries(deliveries, first_id)?;
+        let deliveries = v1::ConsumeDeliveries { deliveries };
+        outbox.push(frame(consume_response::Frame::Deliveries(deliveries)));
+        Ok(())
+    }
+
+    fn ended(&self, end: ConsumerEnd) -> Problem {
+        let queue = || {
+            let namespace = convert::namespace_or_default(&self.name.namespace);
+            Problem::queue_not_found(namespace, &self.name.queue)
+        };
+        match end {
+            ConsumerEnd::Session(SessionEnd::QueueDeleted) => queue(),
+            ConsumerEnd::Session(SessionEnd::Closed | SessionEnd::GraceOver) => {
+                Problem::from(&ticketrail_core::Rejection::SessionNotFound)
+            }
+            ConsumerEnd::Moved => Problem::new(
+                Reason::SessionMoved,
+                "another stream took the session over; this one gets nothing more",
+            ),
+            ConsumerEnd::CutOff => Problem::new(
+                Reason::OutcomeUnknown,
+                "the stream was cut off: its deliveries were not read in time, or the cluster took \
+                 this node for lost; open it again with the session id",
+            )
+            .retry_after(limits::RETRY_AFTER),
+            ConsumerEnd::Failed(problem) => problem,
+        }
+    }
+
+    /// A frame of the client; settlements that are there already go together.
+    fn take(
+        &mut self,
+        first: v1::ConsumeRequest,
+        frames: &mut Frames,
+        open: &mut bool,
+    ) -> Checked<()> {
+        let mut gathered = Gathered::default();
+        let mut next = Some(first);
+        while let Some(frame) = next.take() {
+            let Some(consume_request::Frame::Settlement(settlement)) = frame.frame else {
+                self.settle(gathered);
+                return self.steer(frame.frame);
+            };
+            self.settlements.gather(&settlement, &mut gathered)?;
+            if gathered.is_full() {
+                break;
+            }
+            match frame_at_hand(frames) {
+                Some(Ok(None)) => *open = false,
+                Some(more) => next = more?,
+                None => {}
+            }
+        }
+        self.settle(gathered);
+        Ok(())
+    }
+
+    /// Hands gathered settlements to the broker.
+    fn settle(&mut self, gathered: Gathered) {
+        for (batch, ranges) in gathered.into_commands() {
+            let handle = self.handle.clone();
+            self.commands.push_back(Box::pin(async move {
+                if ranges.is_empty() {
+                    return Ok(Done::Settled(batch, None));
+                }
+                let deadline = Instant::now() + limits::DEADLINE_DEFAULT;
+                let settled = handle.settle(ranges, deadline).await?;
+                Ok(Done::Settled(batch, Some(settled)))
+            }));
+        }
+    }
+
+    /// A frame that is no settlement.
+    fn steer(&mut self, frame: Option<consume_request::Frame>) -> Checked<()> {
+        let handle = self.handle.clone();
+        let deadline = Instant::now() + limits::DEADLINE_DEFAULT;
+        match frame {
+            Some(consume_request::Frame::Credit(credit)) => {
+                convert::not_yet(credit.prefetch_bytes.is_some(), "credit.prefetch_bytes")?;
+                let prefetch = prefetch(credit.prefetch, "credit.prefetch")?;
+                if self.phase == Phase::Delivering {
+                    self.commands.push_back(Box::pin(async move {
+                        handle.set_prefetch(prefetch, deadline).await?;
+                        Ok(Done::Credit)
+                    }));
+                }
+            }
+            Some(consume_request::Frame::Drain(drain)) if self.phase == Phase::Delivering => {
+                self.phase = match drain.release_unsettled {
+                    true => Phase::Releasing,
+                    false => Phase::Draining { stopped: false },
+                };
+                let unsettled =
+                    u32::try_from(self.settlements.held.unsettled()).unwrap_or(u32::MAX);
+                self.commands.push_back(Box::pin(async move {
+                    if drain.release_unsettled {
+                        handle.close(deadline).await?;
+                        return Ok(Done::Stopped {
+                            released: Some(unsettled),
+                        });
+                    }
+                    handle.set_prefetch(0, deadline).await?;
+                    Ok(Done::Stopped { released: None })
+                }));
+            }
+            Some(consume_request::Frame::Drain(_)) => {}
+            Some(consume_request::Frame::Open(_)) => return Err(first_frame_missing()),
+            Some(consume_request::Frame::Settlement(_)) | None => {
+                let must = "one of `credit`, `settlement` and `drain`";
+                return Err(Problem::invalid_field("frame", must));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a command did.
+    fn did(&mut self, done: Done, outbox: &mut Out) {
+        match done {
+            Done::Settled(batch, settled) => {
+                let told = self.settlements.answer(&batch, settled.as_ref());
+                tell_settled(told, outbox);
+            }
+            Done::Credit => {}
+            Done::Stopped { released: None } => self.phase = Phase::Draining { stopped: true },
+            Done::Stopped { released } => self.drained(released, outbox),
+        }
+    }
+
+    /// The client closed its side after all was said: a session that holds nothing ends at once.
+    async fn leave(&mut self) {
+        let released = self.phase == Phase::Drained { released: true };
+        if released || self.settlements.held.unsettled() > 0 {
+            return;
+        }
+        let deadline = Instant::now() + limits::FAREWELL_MAX;
+        if let Err(problem) = self.handle.close(deadline).await {
+            tracing::debug!(%problem, "a session is left to its grace");
+        }
+    }
+
+    /// The client is gone: what it settled last is still brought through.
+    async fn farewell(mut self) {
+        let last = async { while self.commands.next().await.is_some() {} };
+        if timeout(limits::FAREWELL_MAX, last).await.is_err() {
+            tracing::debug!("the last settlements of a client that went away did not get through");
+        }
+    }
+}
+
+/// The next event; with `last`, `None` once none is left that was granted before. Cancel safe.
+async fn next_event(consumer: &mut Consumer, last: bool) -> Option<ConsumerEvent> {
+    poll_fn(|cx| {
+        let next = pin!(consumer.next()).poll(cx);
+        match next {
+            Poll::Ready(event) => Poll::Ready(Some(event)),
+            Poll::Pending if last && !consumer.is_acknowledging() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Adds an answer to the one that waits to be written, or puts it behind what waits.
+fn tell_settled(told: v1::ConsumeSettled, outbox: &mut Out) {
+    if let Some(v1::ConsumeResponse {
+        frame: Some(consume_response::Frame::Settled(waiting)),
+    }) = outbox.last_mut()
+        && waiting.exceptions.len() < limits::SETTLE_RANGES_MAX
+    {
+        waiting.through_settlement = told.through_settlement;
+        waiting.exceptions.extend(told.exceptions);
+        waiting.position = told.position.or(waiting.position);
+        return;
+    }
+    outbox.push(frame(consume_response::Frame::Settled(told)));
+}
