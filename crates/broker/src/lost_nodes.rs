@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ticketrail_core::{BootId, Command, NodeId, command::SessionsLost};
 use ticketrail_raft::Replica;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::broker::{Inner, WallClockSource};
 
@@ -90,22 +90,45 @@ impl Peers {
     }
 }
 
+/// Whether a leader may tell who is gone: not before it has listened for the full time, and not
+/// after it was paused itself, when all that the others said is still to be read.
+#[derive(Debug, Default)]
+struct Judge {
+    listening_since: Option<Instant>,
+    paused_at: Option<Instant>,
+}
+
+impl Judge {
+    /// It waits for its next look.
+    fn pauses(&mut self, now: Instant) {
+        self.paused_at = Some(now);
+    }
+
+    fn may(&mut self, leads: bool, now: Instant) -> bool {
+        let overslept = |at: Instant| now.saturating_duration_since(at) > 2 * LOOK_EVERY;
+        if !leads || self.paused_at.is_some_and(overslept) {
+            self.listening_since = None;
+        }
+        if !leads {
+            return false;
+        }
+        let since = *self.listening_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= GONE_AFTER
+    }
+}
+
 /// While this node leads: proposes `SessionsLost` for processes that are gone but still own
 /// connected sessions.
 pub(crate) async fn watch_for_lost_nodes(inner: Arc<Inner>) {
     let me = inner.hub.owner();
-    let mut leading_since: Option<Instant> = None;
+    let mut judge = Judge::default();
     let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        judge.pauses(Instant::now());
         look.tick().await;
         inner.peers.count_voters(&inner.replica);
-        if !inner.leadership.borrow().is_leader {
-            leading_since = None;
-            continue;
-        }
-        // A fresh leader gives every node the full time before it judges.
-        let since = *leading_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < GONE_AFTER {
+        if !judge.may(inner.leadership.borrow().is_leader, Instant::now()) {
             continue;
         }
         for (node, boot) in owners(&inner.replica) {
@@ -139,4 +162,28 @@ fn owners(replica: &Replica) -> Vec<(NodeId, BootId)> {
         owners.dedup();
         owners
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_listens_before_it_judges_and_again_after_a_pause() {
+        let start = Instant::now();
+        let mut judge = Judge::default();
+        let mut look = |ms: u64, leads: bool, slept_ms: u64| {
+            let now = start + Duration::from_millis(ms);
+            judge.pauses(now - Duration::from_millis(slept_ms));
+            judge.may(leads, now)
+        };
+        assert!(!look(500, true, 500), "it has just begun to lead");
+        assert!(!look(2_000, true, 500));
+        assert!(look(2_500, true, 500));
+        assert!(!look(9_000, true, 6_500), "it was paused");
+        assert!(!look(10_500, true, 500));
+        assert!(look(11_000, true, 500));
+        assert!(!look(11_500, false, 500));
+        assert!(!look(12_000, true, 500), "a new term");
+    }
 }
