@@ -17,7 +17,7 @@ use ticketrail_core::{
     Command, Fence, Grant, Offset, Outcome, Owner, Position, QueueId, SessionId,
 };
 use ticketrail_proto::error::{Problem, Reason};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::broker::{Broker, Inner};
@@ -25,6 +25,7 @@ use crate::deliver::{self, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, Delivery, Seen};
 use crate::hub::SessionEvent;
 use crate::publish::unexpected;
 use crate::settle::Settled;
+use crate::submit::{not_proposed, stopped};
 use crate::topology::namespace_or_default;
 
 /// How long the word that a connection ended is tried to be brought into the log; after that
@@ -105,6 +106,9 @@ pub struct ConsumerHandle {
     session: SessionId,
     owner: Owner,
     queue: QueueId,
+    /// One command that steers at a time: two on their way at once might change places when a leader
+    /// is lost, and the older prefetch would stay.
+    turn: Arc<Semaphore>,
 }
 
 impl Broker {
@@ -169,6 +173,7 @@ impl Broker {
                 session,
                 owner,
                 queue,
+                turn: Arc::new(Semaphore::new(1)),
             },
             resumed,
             position,
@@ -437,7 +442,7 @@ impl ConsumerHandle {
             owner,
             prefetch,
         });
-        self.inner.submit(&command, &[], deadline).await.map(drop)
+        self.steer(command, deadline).await
     }
 
     /// Ends the session; what it holds goes back at once, without penalty.
@@ -451,6 +456,13 @@ impl ConsumerHandle {
             owner,
             release: true,
         });
+        self.steer(command, deadline).await
+    }
+
+    /// Gets a command that changes the session into the log, after those that were called before.
+    async fn steer(&self, command: Command, deadline: Instant) -> Result<(), Problem> {
+        let turn = tokio::time::timeout_at(deadline, self.turn.acquire()).await;
+        let _turn = turn.map_err(|_| not_proposed())?.map_err(|_| stopped())?;
         self.inner.submit(&command, &[], deadline).await.map(drop)
     }
 }
