@@ -308,3 +308,37 @@ fn a_torn_tail_is_cut_kept_aside_and_told() {
         "no footer ever survived the batch that it follows"
     );
 }
+
+#[test]
+fn bodies_that_an_installed_snapshot_makes_doubtful_are_never_served() {
+    // Beyond the end, and of an entry that has another term here.
+    for (upto, term) in [(9, 1), (3, 2)] {
+        let disk = filled(4);
+        let (log, mut writer) = open(&disk);
+        assert_eq!(log.read_body(1).unwrap(), record(1, 1000).payload);
+        let refused = |log: &Log| {
+            (0..4)
+                .all(|index| matches!(log.read_body(index), Err(StorageError::NoSuchEntry { .. })))
+        };
+        log.purge(upto, term, Box::new(|result| result.unwrap()));
+        assert!(refused(&log), "served before the purge was written");
+        assert!(writer.step());
+        assert!(refused(&log));
+        append(&log, vec![record(upto + 1, 10)], &Answers::default());
+        writer.step();
+        disk.crash(1);
+        let (log, _writer) = open(&disk);
+        assert!(refused(&log), "served after a restart");
+        assert_eq!(
+            log.read_body(upto + 1).unwrap(),
+            record(upto + 1, 10).payload
+        );
+        assert_eq!(log.state().first_index, upto + 1);
+    }
+    // Of an entry that is held, a purge leaves the bodies.
+    let disk = filled(4);
+    let (log, mut writer) = open(&disk);
+    log.purge(3, 1, Box::new(|result| result.unwrap()));
+    writer.step();
+    assert_eq!(log.read_body(1).unwrap(), record(1, 1000).payload);
+}

@@ -53,9 +53,8 @@ pub(crate) fn read_body(shared: &Shared, index: u64) -> Result<Bytes, StorageErr
         if let Some(record) = state.cache.get(index) {
             return Ok(record.payload.clone());
         }
-        // Beyond the last entry the table may still have what a truncation on its way to the disk has removed.
-        let is_past_the_end = state.last_index().is_none_or(|last| index > last);
-        let place = state.table.locate(index).filter(|_| !is_past_the_end);
+        let place = state.table.locate(index);
+        let place = place.filter(|_| state.may_serve_body(index));
         place.ok_or(StorageError::NoSuchEntry { index })?
     };
     let stretch = Stretch::of(index, place);

@@ -51,6 +51,8 @@ pub(crate) struct State {
     /// First index that is held, where anything is or was.
     pub(crate) start: Option<u64>,
     pub(crate) last: Option<LogPosition>,
+    /// Bodies before this index are not served: a purge made them doubtful, and may still be on its way to the disk.
+    body_floor: u64,
     pub(crate) committed: Option<u64>,
     pub(crate) durable_index: Option<u64>,
     pub(crate) vote: Option<Bytes>,
@@ -73,6 +75,7 @@ impl State {
             durable_purged: None,
             start: None,
             last: None,
+            body_floor: 0,
             committed: None,
             durable_index: None,
             vote: None,
@@ -109,6 +112,12 @@ impl State {
     pub(crate) fn holds(&self, index: u64) -> bool {
         self.start.is_some_and(|start| index >= start)
             && self.last_index().is_some_and(|last| index <= last)
+    }
+
+    /// Whether what the table has of this index may be served. Beyond the last entry it may still have what a truncation on its
+    /// way to the disk has removed.
+    pub(crate) fn may_serve_body(&self, index: u64) -> bool {
+        index >= self.body_floor && self.last_index().is_some_and(|last| index <= last)
     }
 
     pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
@@ -194,6 +203,7 @@ impl State {
         // the ones that the snapshot includes is not known, so their bodies must never be served for them.
         let forget = !self.holds(upto.index) || self.terms.term_of(upto.index) != Some(upto.term);
         if forget {
+            self.body_floor = upto.index + 1;
             self.cache.clear();
             self.terms.truncate(0);
             self.last = Some(upto);
