@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ticketrail_broker::ConsumeRequest;
-use ticketrail_core::{QueueId, limits as core};
+use ticketrail_core::view::QueueView;
+use ticketrail_core::{QueueId, Rejection, State, limits as core};
 use ticketrail_proto::error::Problem;
 use ticketrail_proto::v1::{self, consume_request};
 use tokio::time::{Instant, timeout};
@@ -29,11 +30,21 @@ pub(super) async fn open(
     let (prefetch, auto_ack) = (request.prefetch, open.auto_ack);
     let (asked_session, asked_lease) = (request.session, request.lease);
     let deadline = Instant::now() + limits::DEADLINE_DEFAULT;
+    if let Some(session) = asked_session {
+        // Asked first, because attaching would make it, and hand it messages.
+        let is_there = |state: &State, _: QueueView<'_>| state.session(session).is_some();
+        let read = node
+            .broker
+            .read_queue(&open.namespace, &open.queue, deadline, is_there);
+        if !read.await? {
+            return Err(Problem::from(&Rejection::SessionNotFound));
+        }
+    }
     let consumer = node.broker.consume(request, deadline).await?;
     if asked_session.is_some() && !consumer.resumed {
-        // It was made just now, by asking: it holds nothing that anyone has seen.
+        // It ended in between and was made just now: it holds nothing that anyone has seen.
         consumer.handle.close(deadline).await?;
-        return Err(Problem::from(&ticketrail_core::Rejection::SessionNotFound));
+        return Err(Problem::from(&Rejection::SessionNotFound));
     }
     let queue = consumer.handle.queue();
     let lease = asked_lease
