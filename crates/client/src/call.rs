@@ -13,6 +13,8 @@ use crate::retry::Backoff;
 
 /// How long one node may take before another is asked, for calls that can be repeated.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long to go on while no endpoint even accepts a connection: then the cluster is down, not failing over.
+pub(crate) const UNREACHABLE_MAX: Duration = Duration::from_secs(4);
 /// How long the answer may come after the deadline that the server was told.
 const ANSWER_GRACE: Duration = Duration::from_millis(250);
 
@@ -75,6 +77,7 @@ struct Attempts<'a> {
     client: &'a Client,
     repeat: Repeat,
     wait: Duration,
+    started: Instant,
     deadline: Instant,
     backoff: Backoff,
     unreachable: usize,
@@ -83,11 +86,13 @@ struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     fn new(client: &'a Client, repeat: Repeat, wait: Duration) -> Self {
-        let deadline = Instant::now() + client.timeout + wait;
+        let started = Instant::now();
+        let deadline = started + client.timeout + wait;
         Self {
             client,
             repeat,
             wait,
+            started,
             deadline,
             backoff: Backoff::default(),
             unreachable: 0,
@@ -139,7 +144,9 @@ impl<'a> Attempts<'a> {
                 .next()
                 .max(error.retry_after().unwrap_or_default())
         };
-        if self.may_repeat(&error) && now + pause < self.deadline && shared.budget.take(now) {
+        let in_time = now + pause < self.deadline;
+        let is_down = all_unreachable && now - self.started >= UNREACHABLE_MAX;
+        if self.may_repeat(&error) && in_time && !is_down && shared.budget.take(now) {
             tracing::debug!(
                 endpoint = pick.endpoint,
                 reason = error.reason(),

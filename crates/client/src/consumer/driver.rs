@@ -15,9 +15,10 @@ use tonic::{Status, Streaming};
 
 use super::ledger::Wish;
 use super::{ConsumerBuilder, Shared};
+use crate::call::UNREACHABLE_MAX;
 use crate::client::Client;
 use crate::convert;
-use crate::error::{CONNECTION_BROKEN, Error, Result};
+use crate::error::{CONNECT_FAILED, CONNECTION_BROKEN, Error, Result};
 use crate::pool::Pick;
 use crate::retry::Backoff;
 
@@ -90,6 +91,7 @@ impl Driver {
             };
             self.shared.lock().ledger.stream_broke();
             let limit = match self.opened {
+                Some(_) if error.reason() == CONNECT_FAILED => UNREACHABLE_MAX,
                 Some(_) => self.options.client.timeout,
                 None => self.options.give_up_after,
             };
