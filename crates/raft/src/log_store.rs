@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::marker::PhantomData;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 
 use futures::{Stream, StreamExt, stream};
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -33,6 +33,16 @@ impl<R> LogStore<R> {
             log,
             runtime: PhantomData,
         }
+    }
+
+    /// The first entries of a range that the log must hold.
+    fn read_some(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let entries = self.read(range.clone(), bytes_max)?;
+        if entries.first().map(|entry| entry.log_id.index) != Some(range.start) {
+            let text = format!("entry {} is not in the log", range.start);
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        Ok(entries)
     }
 
     fn read(&self, range: impl RangeBounds<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -101,10 +111,11 @@ impl<R: Runtime> RaftLogReader<Types<R>> for LogStore<R> {
             Bound::Unbounded => u64::MAX,
         };
         let reader = Self::new(self.log.clone());
-        // A piece at a time: what is applied after a restart may be gigabytes.
+        // A piece at a time: what is applied after a restart may be gigabytes. All of the range or an
+        // error: openraft would take an entry that is left out for applied.
         let pieces = stream::unfold(Some(first), move |next| {
             let piece = next.filter(|first| *first < end);
-            let read = piece.map(|first| reader.read(first..end, APPLY_BYTES_MAX));
+            let read = piece.map(|first| reader.read_some(first..end, APPLY_BYTES_MAX));
             async move {
                 match read? {
                     Ok(entries) => {
@@ -183,11 +194,15 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for LogStore<R> {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let records = entries.into_iter().map(codec::record_of).collect();
-        self.log.append(
-            records,
-            Box::new(move |result| callback.io_completed(result)),
-        );
+        let records: Vec<_> = entries.into_iter().map(codec::record_of).collect();
+        let last = records.last().map(|record| record.index);
+        let done = Box::new(move |result| callback.io_completed(result));
+        self.log.append(records, done);
+        // A log that failed refuses, through `done`; but openraft may apply what it appended before
+        // it hears of that, and must not find less than it believes.
+        if last.is_some_and(|last| self.log.state().last.is_none_or(|held| held.index < last)) {
+            return Err(io::Error::other("the log takes no more entries"));
+        }
         Ok(())
     }
 

@@ -130,6 +130,9 @@ impl SimNode {
         ));
         history.count(|counts| counts.crashes += 1);
         network.leave(self.id);
+        if running.life.panicked() {
+            history.violation(format!("n{} panicked", self.id));
+        }
         running.life.kill();
         self.disk.crash(self.dice.next());
         self.snapshots.crash(self.dice.next());

@@ -184,6 +184,9 @@ impl World {
         self.drain(operator).await;
         for node in self.network.running() {
             let status = node.replica.status();
+            if node.life.panicked() {
+                self.history.violation(format!("n{} panicked", node.id));
+            }
             let purged = status.purged_index.is_some();
             self.history
                 .count(|counts| counts.purged += u64::from(purged));

@@ -27,6 +27,7 @@ tokio::task_local! {
 pub(crate) struct Life {
     dice: Mutex<Dice>,
     dead: AtomicBool,
+    panicked: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -35,6 +36,7 @@ impl Life {
         Arc::new(Self {
             dice: Mutex::new(dice),
             dead: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
             tasks: Mutex::default(),
         })
     }
@@ -45,7 +47,12 @@ impl Life {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        let task = tokio::spawn(LIFE.scope(self.clone(), future));
+        let alarm = Alarm(self.clone());
+        let alarmed = async move {
+            let _alarm = alarm;
+            future.await
+        };
+        let task = tokio::spawn(LIFE.scope(self.clone(), alarmed));
         if self.dead.load(Ordering::Relaxed) {
             task.abort();
         }
@@ -74,9 +81,25 @@ impl Life {
         self.dead.load(Ordering::Relaxed)
     }
 
+    /// Whether a task panicked: nothing may, whatever happens to disk and network.
+    pub(crate) fn panicked(&self) -> bool {
+        self.panicked.load(Ordering::Relaxed)
+    }
+
     /// A number of this life's own dice.
     pub(crate) fn throw<T>(&self, throw: impl FnOnce(&mut Dice) -> T) -> T {
         throw(&mut self.dice.lock().expect("no panic under this lock"))
+    }
+}
+
+/// Notices the panic of a task.
+struct Alarm(Arc<Life>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panicked.store(true, Ordering::Relaxed);
+        }
     }
 }
 
