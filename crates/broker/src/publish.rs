@@ -20,6 +20,9 @@ pub struct NewMessage {
     pub mandatory: bool,
     /// The encoded `store.v1.Message`.
     pub message: Bytes,
+    /// What a retry must repeat, where `message` holds more than the client gave: the encoded
+    /// message without what the node added.
+    pub given: Option<Bytes>,
 }
 
 /// An open idempotent producer.
@@ -81,6 +84,7 @@ pub(crate) fn command(
         routing_key,
         mandatory,
         message,
+        given: _,
     } in messages
     {
         let bytes = message.len() as u64;
@@ -116,7 +120,7 @@ fn digest(message: &NewMessage) -> u64 {
     hash.update(&(message.routing_key.len() as u64).to_le_bytes());
     hash.update(message.routing_key.as_bytes());
     hash.update(&[u8::from(message.mandatory)]);
-    hash.update(&message.message);
+    hash.update(message.given.as_ref().unwrap_or(&message.message));
     hash.digest()
 }
 

@@ -107,6 +107,7 @@ impl Node {
             routing_key: "q".to_owned(),
             mandatory: true,
             message: Bytes::from_static(b"x"),
+            given: None,
         };
         let published = self
             .broker

@@ -567,3 +567,47 @@ async fn the_death_of_the_leader_is_survived() {
     cluster.serving().await;
     assert_eq!(cluster.stats(leader, "orders").await.ready, 20);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_goes_with_the_message_and_does_not_hinder_a_retry() {
+    let cluster = Cluster::start(1).await;
+    cluster.queue("orders").await;
+    let mut publisher = cluster.publisher(0);
+    let opened = publisher
+        .open_producer(v1::OpenProducerRequest::default())
+        .await
+        .unwrap();
+    let opened = opened.into_inner();
+    let trace = |span: &str| format!("00-0af7651916cd43dd8448eb211c80319c-{span}-01");
+    let mut found = Vec::new();
+    for span in ["b7ad6b7169203331", "00f067aa0ba902b7"] {
+        let mut request = tonic::Request::new(v1::PublishRequest {
+            items: vec![item("orders", "a")],
+            producer: Some(v1::ProducerSequence {
+                producer_id: opened.producer_id.clone(),
+                epoch: opened.epoch,
+                first_sequence: 1,
+            }),
+            ..Default::default()
+        });
+        request
+            .metadata_mut()
+            .insert("traceparent", trace(span).parse().unwrap());
+        let answer = publisher.publish(request).await.unwrap().into_inner();
+        found.push((answer.results[0].message_id, answer.results[0].duplicate));
+    }
+    assert_eq!(found, [(found[0].0, false), (found[0].0, true)]);
+    let answer = cluster
+        .consumer(0)
+        .receive(request(2, ""))
+        .await
+        .unwrap()
+        .into_inner();
+    let headers = &answer.deliveries[0].message.as_ref().unwrap().headers;
+    let value = headers[0].value.clone().unwrap().value.unwrap();
+    assert_eq!(headers[0].key, "traceparent");
+    assert_eq!(
+        value,
+        v1::header_value::Value::Text(trace("b7ad6b7169203331"))
+    );
+}

@@ -1,4 +1,4 @@
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message as _;
 use ticketrail_proto::error::Problem;
 use ticketrail_proto::v1;
@@ -14,10 +14,8 @@ pub(super) fn check(message: &v1::Message, body_bytes_max: usize) -> Checked<()>
 }
 
 /// The stored form: the very bytes of the public one (see `ticketrail/store/v1/message.proto`).
-pub(super) fn stored(message: &v1::Message, bytes: usize) -> Bytes {
-    let mut buffer = BytesMut::with_capacity(bytes);
-    message.encode(&mut buffer).expect("a BytesMut grows");
-    buffer.freeze()
+pub(super) fn stored(message: &v1::Message) -> Bytes {
+    message.encode_to_vec().into()
 }
 
 fn headers(headers: &[v1::Header]) -> Checked<()> {
@@ -125,7 +123,7 @@ mod tests {
     fn a_message_at_its_bounds_passes_and_is_stored_as_it_is() {
         let message = good();
         assert_eq!(check(&message, 4), Ok(()));
-        let stored = stored(&message, message.encoded_len());
+        let stored = stored(&message);
         let found = ticketrail_proto::store::StoredMessage::decode(stored.clone()).unwrap();
         assert_eq!(found.body, message.body);
         assert_eq!(v1::Message::decode(stored), Ok(message));

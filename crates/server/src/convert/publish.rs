@@ -1,4 +1,3 @@
-use prost::Message as _;
 use ticketrail_broker::{NewMessage, Producer, Published};
 use ticketrail_core::Rejection;
 use ticketrail_core::outcome::{AcceptedRange, RefusedItem};
@@ -26,22 +25,24 @@ impl Trace {
         Self(text.filter(|text| text.len() == 55).map(str::to_owned))
     }
 
-    fn add_to(&self, message: &mut v1::Message) {
-        let Some(trace) = &self.0 else { return };
-        let has_room = message.headers.len() < limits::HEADERS_MAX;
-        if has_room
-            && message
-                .headers
-                .iter()
-                .all(|header| header.key != TRACEPARENT)
-        {
-            let value = Some(v1::header_value::Value::Text(trace.clone()));
-            let value = Some(v1::HeaderValue { value });
-            message.headers.push(v1::Header {
-                key: TRACEPARENT.to_owned(),
-                value,
-            });
+    /// A message with the trace as its last header, where it has none; else `None`.
+    fn added_to(&self, message: &v1::Message) -> Option<v1::Message> {
+        let trace = self.0.as_ref()?;
+        let has_own = message
+            .headers
+            .iter()
+            .any(|header| header.key == TRACEPARENT);
+        if has_own || message.headers.len() >= limits::HEADERS_MAX {
+            return None;
         }
+        let value = Some(v1::header_value::Value::Text(trace.clone()));
+        let value = Some(v1::HeaderValue { value });
+        let mut traced = message.clone();
+        traced.headers.push(v1::Header {
+            key: TRACEPARENT.to_owned(),
+            value,
+        });
+        Some(traced)
     }
 }
 
@@ -83,16 +84,24 @@ fn one(item: v1::PublishItem, limits: &MessageLimits, trace: &Trace) -> Checked<
         limits::ROUTING_KEY_BYTES_MAX,
         "routing_key",
     )?;
-    let mut message = item
+    let message = item
         .message
         .ok_or_else(|| Problem::invalid_field("message", "given"))?;
     message::check(&message, limits.body_bytes_max).map_err(|problem| problem.inside("message"))?;
-    trace.add_to(&mut message);
-    let bytes = message.encoded_len();
+    let given = message::stored(&message);
+    // A retry comes with another span: what it must repeat is what the client gave.
+    let traced = trace
+        .added_to(&message)
+        .map(|traced| message::stored(&traced));
+    let (message, given) = match traced {
+        Some(traced) => (traced, Some(given)),
+        None => (given, None),
+    };
     Ok(NewMessage {
         routing_key: item.routing_key,
         mandatory: item.mandatory,
-        message: message::stored(&message, bytes),
+        message,
+        given,
     })
 }
 
@@ -206,6 +215,7 @@ pub(crate) fn confirm(
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use prost::Message as _;
     use ticketrail_core::{MessageId, Position};
     use ticketrail_proto::error::Reason;
 
@@ -312,10 +322,16 @@ mod tests {
                 ..LIMITS
             };
             let stored = batch(vec![item], &limits, &trace).unwrap();
-            v1::Message::decode(stored[0].message.clone())
+            let headers = v1::Message::decode(stored[0].message.clone())
                 .unwrap()
                 .headers
-                .len()
+                .len();
+            assert_eq!(
+                stored[0].given.is_some(),
+                headers == 2,
+                "what was given is known"
+            );
+            headers
         };
         assert_eq!(with_own("other"), 2);
         assert_eq!(with_own(TRACEPARENT), 1);

@@ -1,0 +1,138 @@
+//! Which cluster a node belongs to, and who else is in it.
+
+use std::collections::BTreeMap;
+
+use ticketrail_core::NodeId;
+use ticketrail_raft::{BootstrapError, Member, PeerAddress, Replica};
+use ticketrail_storage::{OsDisk, identity};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::RunError;
+use crate::config::{Bootstrap, ServerConfig};
+use crate::limits;
+use crate::peer::Peers;
+
+/// The cluster that the folder belongs to, or that shall be made in it.
+pub(super) fn cluster_id(config: &ServerConfig) -> Result<u128, RunError> {
+    let folder = config.data_dir.join("log");
+    let found = if folder.is_dir() {
+        let disk = OsDisk::new(&folder)
+            .map_err(|error| RunError::Start(format!("`{}`: {error}", folder.display())))?;
+        identity::read(&disk)?
+    } else {
+        None
+    };
+    let shown = config.data_dir.display().to_string();
+    let found = found.map(|identity| identity.cluster_id);
+    match (found, &config.bootstrap) {
+        (
+            Some(found),
+            Some(Bootstrap {
+                given_id: Some(given),
+                ..
+            }),
+        ) if found != *given => Err(RunError::OtherCluster {
+            folder: shown,
+            found,
+            given: *given,
+        }),
+        (Some(found), _) => Ok(found),
+        (None, Some(bootstrap)) => Ok(bootstrap.cluster_id),
+        (None, None) => Err(RunError::NotBootstrapped { folder: shown }),
+    }
+}
+
+/// The members that a configuration names.
+pub(super) fn members(bootstrap: &Bootstrap) -> BTreeMap<NodeId, PeerAddress> {
+    let address = |member: &crate::config::Member| PeerAddress {
+        peer: member.peer_address.clone(),
+        client: member.client_address.clone(),
+    };
+    bootstrap
+        .members
+        .iter()
+        .map(|member| (member.node, address(member)))
+        .collect()
+}
+
+/// Tells where the members are reached.
+pub(super) fn set_addresses(
+    peers: &Peers,
+    members: &BTreeMap<NodeId, PeerAddress>,
+) -> Result<(), RunError> {
+    let addresses = members
+        .iter()
+        .map(|(node, address)| (*node, address.peer.clone()))
+        .collect();
+    peers.set_addresses(&addresses).map_err(RunError::Start)
+}
+
+/// Forms the cluster where there is none.
+pub(super) async fn form_cluster(
+    replica: &Replica,
+    members: BTreeMap<NodeId, PeerAddress>,
+) -> Result<(), RunError> {
+    if replica.is_initialized() {
+        return Ok(());
+    }
+    match replica.bootstrap(members).await {
+        // Another member was quicker.
+        Ok(()) | Err(BootstrapError::AlreadyInitialized) => Ok(()),
+        Err(error) => Err(RunError::Start(error.to_string())),
+    }
+}
+
+/// Keeps the ways to the others as the log says that they are, until the node stops.
+pub(super) async fn follow_members(replica: Replica, peers: Peers, stop: CancellationToken) {
+    let mut known = BTreeMap::new();
+    let mut leadership = replica.leadership();
+    let mut look = tokio::time::interval(limits::MEMBERS_LOOK);
+    loop {
+        let members = replica.status().members;
+        let members: BTreeMap<_, _> = members
+            .into_iter()
+            .map(|(node, member)| (node, member.address))
+            .collect();
+        if !members.is_empty() && members != known {
+            if let Err(error) = set_addresses(&peers, &members) {
+                tracing::error!(%error, "a member cannot be reached at its address");
+            }
+            known = members;
+        }
+        tokio::select! {
+            changed = leadership.changed() => if changed.is_err() { return },
+            _ = look.tick() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// A leader that stops asks the most complete of the others to lead, and waits a moment for it: a
+/// stop in order costs no election timeout.
+pub(super) async fn hand_over(replica: &Replica) {
+    let status = replica.status();
+    if status.leader != Some(status.node_id) {
+        return;
+    }
+    let is_there = |member: &Member| {
+        member
+            .answered_ms_ago
+            .is_some_and(|ms| u128::from(ms) < limits::QUORUM_SILENCE_MAX.as_millis())
+    };
+    let others = status
+        .members
+        .iter()
+        .filter(|(node, _)| **node != status.node_id);
+    let able = others.filter(|(_, member)| member.voter && is_there(member));
+    let Some((to, _)) = able.max_by_key(|(_, member)| member.matched_index) else {
+        return;
+    };
+    let mut leadership = replica.leadership();
+    replica.transfer_leadership(*to).await;
+    let handed = leadership.wait_for(|now| now.leader.is_some() && !now.is_leader);
+    match timeout(limits::HAND_OVER_MAX, handed).await {
+        Ok(_) => tracing::info!(%to, "leadership handed over"),
+        Err(_) => tracing::info!(%to, "leadership was not taken over in time"),
+    }
+}
