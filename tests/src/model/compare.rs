@@ -9,6 +9,7 @@ mod views;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use ticketrail_core::command::Entry;
 use ticketrail_core::event::Event;
@@ -139,6 +140,9 @@ impl Pair {
     }
 }
 
+/// A short script is worth some waiting.
+const SHRINK_AT_MOST: Duration = Duration::from_secs(30);
+
 /// Feeds a whole script; a panic is a difference too.
 ///
 /// # Errors
@@ -172,14 +176,13 @@ pub fn shrink(mut script: Script) -> (Script, Difference) {
     // What fails otherwise is another failure; the first words tell.
     let sort = |d: &Difference| d.split([':', '(', '\n']).next().map(str::to_owned);
     let wanted = sort(&difference);
-    let mut tries = 600;
+    let end = Instant::now() + SHRINK_AT_MOST;
     let mut chunk = script.len() / 2;
-    while chunk > 0 && tries > 0 {
+    while chunk > 0 && Instant::now() < end {
         let mut from = 0;
-        while from < script.len() && tries > 0 {
+        while from < script.len() && Instant::now() < end {
             let mut shorter = script.clone();
             shorter.drain(from..(from + chunk).min(script.len()));
-            tries -= 1;
             match play(&shorter) {
                 Err((place, now)) if sort(&now) == wanted => {
                     shorter.truncate(place + 1);
@@ -191,6 +194,9 @@ pub fn shrink(mut script: Script) -> (Script, Difference) {
         chunk /= 2;
     }
     for place in (0..script.len()).rev() {
+        if Instant::now() > end {
+            break;
+        }
         for command in (0..script.get(place).map_or(0, |(_, e)| e.commands.len())).rev() {
             let mut shorter = script.clone();
             shorter[place].1.commands.remove(command);

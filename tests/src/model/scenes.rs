@@ -22,13 +22,14 @@ pub type Played = Result<Coverage, Difference>;
 pub type Scene = fn() -> Played;
 
 /// All scenes, by name.
-pub const SCENES: [(&str, Scene); 6] = [
+pub const SCENES: [(&str, Scene); 7] = [
     ("all namespaces", all_namespaces),
     ("a producer that goes far", long_producer),
     ("more leases end at once than one entry may fire", flood),
     ("more is parked than one entry may move", parked_flood),
     ("a message that dies in many queues", many_deaths),
     ("more receive attempts than are remembered", many_attempts),
+    ("memory that ends to the millisecond", exact_ends),
 ];
 
 struct Stage {
@@ -296,6 +297,38 @@ fn many_attempts() -> Played {
     // The first is forgotten and gets a new message; the last is not.
     for attempt in [0, attempt - 1, attempt - limits::ATTEMPTS_MAX as u64 + 2] {
         stage.receive("orders", 1, attempt)?;
+    }
+    Ok(stage.pair.coverage)
+}
+
+fn exact_ends() -> Played {
+    let mut stage = Stage::new()?;
+    let id = stage.queue("orders", QueueSettings::default())?;
+    stage.sleep(3_007)?;
+    stage.publish("orders", 9)?;
+    stage.receive("orders", 1, 1)?;
+    let fence = stage.pair.model.queues[&id].last_fence;
+    stage.settle_all(id, SettleKind::Ack)?;
+    let ack = Command::Settle(Settle {
+        ranges: vec![SettleRange {
+            queue: id,
+            first_offset: ticketrail_core::Offset(0),
+            count: 1,
+            first_fence: ticketrail_core::Fence(fence),
+            kind: SettleKind::Ack,
+        }],
+    });
+    let attempt_ends = stage.now + limits::ATTEMPT_MEMORY_MS;
+    let settled_ends = limits::SETTLED_BUCKET_MS + limits::SETTLED_MEMORY_MS;
+    let mut ends = [attempt_ends, settled_ends];
+    ends.sort_unstable();
+    for end in ends {
+        stage.sleep(end - 2 - stage.now)?;
+        for _ in 0..3 {
+            // In the very entry that moves the clock: what it forgets, it forgets at its end.
+            stage.now += 1;
+            stage.play(vec![receive("orders", 1, 1), ack.clone()])?;
+        }
     }
     Ok(stage.pair.coverage)
 }
