@@ -36,27 +36,39 @@ impl Bodies {
         }
     }
 
-    /// The messages of the entry at a log index.
-    pub(crate) fn entry(&self, index: u64) -> Result<Arc<EntryBodies>, Problem> {
+    /// The messages of the entry at a log index; `None` when nothing refers to them any more: the
+    /// queue was deleted or purged since they were granted or seen.
+    pub(crate) fn entry(&self, index: u64) -> Result<Option<Arc<EntryBodies>>, Problem> {
         if let Some((messages, _)) = self.recent().entries.get(&index) {
-            return Ok(Arc::clone(messages));
+            return Ok(Some(Arc::clone(messages)));
         }
-        let payload = self
-            .replica
-            .body(index)
-            .map_err(|error| lost(index, &error))?;
+        let payload = match self.replica.body(index) {
+            Ok(payload) => payload,
+            Err(_) if self.is_unreferred(index) => return Ok(None),
+            Err(error) => return Err(lost(index, &error)),
+        };
         let bytes = payload.len();
         let messages = stored::decode_bodies(payload).map_err(|error| lost(index, &error))?;
         let messages = Arc::new(messages);
         self.recent().keep(index, Arc::clone(&messages), bytes);
-        Ok(messages)
+        Ok(Some(messages))
     }
 
-    /// One message's routing key and bytes.
-    pub(crate) fn message(&self, body: BodyRef) -> Result<(String, Bytes), Problem> {
-        let entry = self.entry(body.position.index)?;
+    /// One message's routing key and bytes; `None` as in [`Self::entry`].
+    pub(crate) fn message(&self, body: BodyRef) -> Result<Option<(String, Bytes)>, Problem> {
+        let Some(entry) = self.entry(body.position.index)? else {
+            return Ok(None);
+        };
         let stored = pick(&entry, body)?;
-        Ok((stored.routing_key.to_owned(), stored.message.clone()))
+        Ok(Some((
+            stored.routing_key.to_owned(),
+            stored.message.clone(),
+        )))
+    }
+
+    fn is_unreferred(&self, index: u64) -> bool {
+        self.replica
+            .with_state(|state| !state.body_is_live(index, index))
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {

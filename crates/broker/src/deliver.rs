@@ -80,7 +80,9 @@ pub(crate) fn take(
     batch: &mut Vec<Delivery>,
     batch_bytes: &mut usize,
 ) -> Result<bool, Problem> {
-    let entry = bodies.entry(grant.body.position.index)?;
+    let Some(entry) = bodies.entry(grant.body.position.index)? else {
+        return Ok(true);
+    };
     let lease_left = seen.left(grant.deadline);
     while grant.count > 0 {
         if batch.len() >= BATCH_MESSAGES_MAX || *batch_bytes >= BATCH_BYTES_MAX {

@@ -102,18 +102,18 @@ impl Broker {
             })
             .await?;
         let with_bytes = |peeked: Peeked| {
-            let (routing_key, message) = self.inner.bodies.message(peeked.body)?;
-            Ok(PeekedMessage {
+            let found = self.inner.bodies.message(peeked.body)?;
+            Ok(found.map(|(routing_key, message)| PeekedMessage {
                 peeked,
                 routing_key,
                 message,
-            })
+            }))
         };
         Ok((
             id,
             peeked
                 .into_iter()
-                .map(with_bytes)
+                .filter_map(|peeked| with_bytes(peeked).transpose())
                 .collect::<Result<_, Problem>>()?,
         ))
     }

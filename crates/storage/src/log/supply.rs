@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
@@ -55,7 +56,9 @@ impl Shelf {
                 return;
             }
             drop(state);
-            let made = maker.make();
+            // A panic must not leave the writer waiting for ever.
+            let made = panic::catch_unwind(AssertUnwindSafe(|| maker.make()))
+                .unwrap_or_else(|_| Err(io::Error::other("the log's preparer panicked")));
             let mut state = self.lock();
             let failed = made.is_err();
             match made {
