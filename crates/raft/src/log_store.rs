@@ -35,10 +35,13 @@ impl<R> LogStore<R> {
         }
     }
 
-    /// The first entries of a range that the log must hold.
-    fn read_some(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let entries = self.read(range.clone(), bytes_max)?;
-        if entries.first().map(|entry| entry.log_id.index) != Some(range.start) {
+    /// The next entries of a range. A range may reach beyond the end of the log, but not begin
+    /// there; and a log that has failed may not end within it.
+    fn read_next(&self, range: Range<u64>, begins: bool) -> io::Result<Vec<Entry>> {
+        let entries = self.read(range.clone(), APPLY_BYTES_MAX)?;
+        let found = entries.first().map(|entry| entry.log_id.index);
+        let ends_here = found.is_none() && !begins && self.log.failed().is_none();
+        if found != Some(range.start) && !ends_here {
             let text = format!("entry {} is not in the log", range.start);
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
         }
@@ -111,11 +114,11 @@ impl<R: Runtime> RaftLogReader<Types<R>> for LogStore<R> {
             Bound::Unbounded => u64::MAX,
         };
         let reader = Self::new(self.log.clone());
-        // A piece at a time: what is applied after a restart may be gigabytes. All of the range or an
-        // error: openraft would take an entry that is left out for applied.
+        // A piece at a time: what is applied after a restart may be gigabytes. An error rather than
+        // nothing: openraft would take an entry that is left out for applied.
         let pieces = stream::unfold(Some(first), move |next| {
-            let piece = next.filter(|first| *first < end);
-            let read = piece.map(|first| reader.read_some(first..end, APPLY_BYTES_MAX));
+            let piece = next.filter(|next| *next < end);
+            let read = piece.map(|next| reader.read_next(next..end, next == first));
             async move {
                 match read? {
                     Ok(entries) => {
