@@ -6,17 +6,19 @@ use ticketrail_client::proto::{GetClusterResponse, NodeRole};
 
 use super::plan::Plan;
 use crate::show;
+use crate::units::plural;
 
 pub(super) const KEYS: &str =
     "k 2 kills node 2, r 2 starts it again, s shows the nodes, q quits; each with Enter";
 
 pub(super) fn text(plan: &Plan, seen: &GetClusterResponse, pids: &BTreeMap<u64, u32>) -> String {
     let program = program();
+    let count = *plan.ids().end();
     let mut lines = vec![
         format!(
-            "Ticketrail {}: {} nodes on this machine, their data and logs in {}",
+            "Ticketrail {}: {count} node{} on this machine, data and logs in {}",
             env!("CARGO_PKG_VERSION"),
-            plan.ids().count(),
+            plural(count),
             plan.data_dir().display()
         ),
         String::new(),
