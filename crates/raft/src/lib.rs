@@ -21,6 +21,7 @@ mod log_store;
 mod machine;
 mod network;
 mod node;
+mod order;
 mod read;
 mod replica;
 mod restore;

@@ -27,6 +27,7 @@ use crate::config::ReplicaConfig;
 use crate::error::{BootstrapError, PeerRefusal, ProposeError, ReadError};
 use crate::machine::Machine;
 use crate::network::{Letterhead, Network};
+use crate::order::Row;
 use crate::replica::Committed;
 use crate::seam::{Runtime, Worker};
 use crate::status::{Leadership, Member, Status};
@@ -72,6 +73,7 @@ pub(crate) struct Node<R: Runtime> {
     pub(crate) letterhead: Letterhead,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) reads: crate::read::Rounds,
+    row: Arc<Row>,
     log: Log,
     worker: Mutex<Option<Worker>>,
 }
@@ -91,6 +93,7 @@ impl<R: Runtime> Node<R> {
             config,
             transport,
             reads: crate::read::Rounds::default(),
+            row: Arc::default(),
             log,
             worker: Mutex::new(None),
         }
@@ -219,20 +222,23 @@ impl<R: Runtime> Engine for Node<R> {
             return Box::pin(async { Err(ProposeError::Invalid) });
         }
         let raft = self.raft.clone();
-        let mut attempt = Attempt::start(&raft, term, payload.clone());
+        let place = self.row.join();
+        let start = move || Attempt::start(&raft, term, payload.clone());
+        let mut attempt = place.is_first().then(&start);
         Box::pin(async move {
             loop {
-                match attempt.end().await {
-                    // However long it takes: a leader that its peers do not answer may go on in
-                    // the same term later, and who waits for the entry is told that it is lost only
-                    // by a later term.
-                    Err(Refusal::LeaseExpired) => {
-                        R::sleep(LEASE_PAUSE).await;
-                        attempt = Attempt::start(&raft, term, payload.clone());
+                if let Some(attempt) = &mut attempt {
+                    match attempt.end().await {
+                        // However long it takes: a leader that its peers do not answer may go on in
+                        // the same term later, and who waits for the entry is told that it is lost
+                        // only by a later term.
+                        Err(Refusal::LeaseExpired) => place.wait(),
+                        Err(Refusal::Final(error)) => return Err(error),
+                        Ok(committed) => return Ok(committed),
                     }
-                    Err(Refusal::Final(error)) => return Err(error),
-                    Ok(committed) => return Ok(committed),
                 }
+                R::sleep(LEASE_PAUSE).await;
+                attempt = place.is_first().then(&start);
             }
         })
     }
