@@ -33,7 +33,10 @@ async fn main() -> anyhow::Result<()> {
     let faults = Faults::from(faults);
     let listeners = Listeners::bind(&config).await?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let stop = async move { drop(terminate.recv().await) };
+    let stop = async move {
+        // The end of the stream of signals is an end, too.
+        let _ = terminate.recv().await;
+    };
     run_with(config, listeners, faults.machine(), stop).await?;
     Ok(())
 }

@@ -336,10 +336,9 @@ impl Drop for Cluster {
                 print_end(*id, &node.log());
             }
         }
-        if std::env::var_os("TICKETRAIL_KEEP_DATA").is_some() {
-            if let Some(folder) = self.folder.take() {
-                eprintln!("data kept in {}", folder.keep().display());
-            }
+        let keeps = std::env::var_os("TICKETRAIL_KEEP_DATA").is_some();
+        if let Some(folder) = self.folder.take().filter(|_| keeps) {
+            eprintln!("data kept in {}", folder.keep().display());
         }
     }
 }

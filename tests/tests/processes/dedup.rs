@@ -85,13 +85,15 @@ async fn a_client_that_loses_every_third_answer_stores_each_message_once() {
     conserved("orders", &stats);
     let agreement = agreed(&cluster).await;
     cluster.stop().await;
-    let log = CommittedLog::read(&cluster, 1, agreement);
-    let replay = log.replay();
-    assert_eq!(
-        replay.state.digest(),
-        agreement.digest,
-        "the replay of the log is what the nodes hold"
-    );
+    for id in cluster.ids() {
+        let replay = CommittedLog::read(&cluster, id, agreement).replay();
+        assert_eq!(
+            replay.state.digest(),
+            agreement.digest,
+            "the log of node {id} leads to what it holds"
+        );
+    }
+    let replay = CommittedLog::read(&cluster, 1, agreement).replay();
     assert_eq!(
         replay.stored, sent,
         "the committed log stores each message once"

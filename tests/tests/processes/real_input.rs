@@ -66,7 +66,7 @@ async fn every_stanza_is_worked_on_or_dead_lettered_though_all_nodes_die() {
     // What the clients saw: acknowledged and dead-lettered are together what was published.
     let dead = cluster.peek_all("hopeless").await;
     let dead: BTreeSet<Bytes> = dead.into_iter().map(|m| m.message.unwrap().body).collect();
-    let seen = seen.lock().unwrap();
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
     assert!(
         seen.acked.is_disjoint(&dead),
         "what was acknowledged is not a dead letter"
