@@ -25,8 +25,8 @@ impl Receipts {
     }
 
     /// Reads a receipt that a client gave for this queue.
-    pub(crate) fn read(&self, receipt: &[u8], field: &str) -> Checked<Receipt> {
-        let wrong = |must: &str| Problem::invalid_field(field, must);
+    pub(crate) fn read(&self, receipt: &[u8], field: impl Fn() -> String) -> Checked<Receipt> {
+        let wrong = |must: &str| Problem::invalid_field(field(), must);
         let receipt = Receipt::decode(self.cluster_id, receipt)
             .map_err(|_| wrong("the receipt of a delivery, unchanged"))?;
         if receipt.queue_tag != self.queue_tag {

@@ -17,6 +17,9 @@ pub(crate) fn kind(
 ) -> Checked<SettleKind> {
     use v1::SettleKind as Wire;
     let known = Wire::try_from(kind).unwrap_or(Wire::Unspecified);
+    if known == Wire::Ack && delay.is_none() && lease.is_none() {
+        return Ok(SettleKind::Ack); // nearly all of them: no path is written down for nothing
+    }
     let delay_ms = millis(delay, 0..=core::DELAY_MS_MAX, &format!("{prefix}delay"))?;
     let lease_field = format!("{prefix}lease_duration");
     let lease_ms = millis(lease, 1..=core::LEASE_MS_MAX, &lease_field)?;

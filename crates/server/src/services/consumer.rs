@@ -98,16 +98,28 @@ impl Consumer {
         convert::queue(&namespace, &queue, "queue")?;
         let receipts = Receipts::new(self.0.cluster_id, &namespace, &queue);
         let batch = SettleBatch::new(&items, &receipts)?;
-        // The receipts name the incarnation; the name must be there all the same.
-        self.0
-            .broker
-            .read_queue(&namespace, &queue, deadline, |_, _| ())
-            .await?;
+        self.check_queue(&namespace, &queue, deadline).await?;
         let settled = self.0.broker.settle(batch.ranges.clone(), deadline).await?;
         Ok(v1::SettleResponse {
             results: batch.results(&settled.exceptions),
             position: Some(convert::commit_position(settled.position)),
         })
+    }
+
+    /// The receipts name the incarnation; the name must be there all the same. Only where it is not
+    /// known here, the cluster is asked.
+    async fn check_queue(&self, namespace: &str, queue: &str, deadline: Instant) -> Checked<()> {
+        let named = convert::namespace_or_default(namespace);
+        let broker = &self.0.broker;
+        if broker
+            .replica()
+            .with_state(|state| state.queue(named, queue).is_some())
+        {
+            return Ok(());
+        }
+        broker
+            .read_queue(namespace, queue, deadline, |_, _| ())
+            .await
     }
 
     async fn peek_page(&self, request: Request<v1::PeekRequest>) -> Checked<v1::PeekResponse> {
@@ -118,7 +130,11 @@ impl Consumer {
         let page = convert::page_size(request.page_size, limits::PEEK_PAGE_DEFAULT)?;
         let states = states(&request.states)?;
         let from = peek_from(&request)?;
-        let lease_now = self.0.broker.cluster().lease_now_ms;
+        let lease_now = self
+            .0
+            .broker
+            .replica()
+            .with_state(|state| state.lease_now().0);
         let mut answer = Page {
             messages: Vec::new(),
             bytes: 0,
@@ -230,7 +246,7 @@ impl SettleBatch {
             let prefix = format!("items[{place}].");
             let lease = item.lease_duration.as_ref();
             let kind = convert::kind(item.kind, item.delay.as_ref(), lease, &prefix)?;
-            let receipt = receipts.read(&item.receipt, &format!("{prefix}receipt"))?;
+            let receipt = receipts.read(&item.receipt, || format!("{prefix}receipt"))?;
             batch.items.push(convert::extension(kind));
             match batch.ranges.last_mut() {
                 Some(last)
