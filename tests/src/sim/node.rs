@@ -108,7 +108,8 @@ impl SimNode {
         config.checkpoint_every = Duration::from_millis(300);
         config.snapshot_bytes = 32 << 10;
         config.recycle_every = Duration::from_millis(400);
-        config.log_bytes_kept = 96 << 10;
+        // Peers are not sent snapshots yet: however long a node is away, its entries must be kept.
+        config.log_bytes_kept = options.trouble.as_secs() * (24 << 10);
         config.planted_leader_restore = options.planted_leader_restore;
         let storage = Storage {
             log,
