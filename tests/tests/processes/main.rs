@@ -6,7 +6,8 @@
 //! | --- | --- | --- | --- |
 //! | `TICKETRAIL_REAL_INPUT` | `small` (3,000 stanzas) | `full` (all, about 60,000) | `real_input` |
 //! | `TICKETRAIL_LEADER_KILLS` | `3` | `10` | leader kills of `dedup` and `failover` |
-//! | `TICKETRAIL_POWER_CUTS` | `15` | `200` | runs of `power_cuts` in package `ticketrail-jepsen-like` |
+//! | `TICKETRAIL_POWER_CUTS` | `15` | `200` | runs of the test `faults` in package `ticketrail-jepsen-like` |
+//! | `TICKETRAIL_POWER_CUTS_SEED` | random, printed | a number | where the dice of `power_cuts` begin |
 //! | `TICKETRAIL_KEEP_DATA` | | `1` | keeps the nodes' folders and prints where they are |
 //! | `TICKETRAIL_BIN` | | path | tests this program instead of building one |
 #![allow(clippy::unwrap_used, missing_docs)]
