@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ticketrail_core::{Command, Outcome, Position};
+use ticketrail_core::{Command, Outcome, Position, Rejection};
 use ticketrail_proto::error::{Problem, Reason};
 use ticketrail_proto::stored::{self, Origin};
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) enum Attempt {
     Applied(Applied),
-    /// It did not get in and never will.
+    /// It did nothing and never will: it did not get in, or came before the cluster's first entry.
     Lost,
 }
 
@@ -102,6 +102,10 @@ impl Inner {
             correlation,
         };
         match tokio::time::timeout_at(deadline, waiting).await {
+            Ok(Ok(Answer::Applied(Applied {
+                outcome: Outcome::Rejected(Rejection::NotBootstrapped),
+                ..
+            }))) => Ok(Attempt::Lost),
             Ok(Ok(Answer::Applied(applied))) => Ok(Attempt::Applied(applied)),
             Ok(Ok(Answer::Lost)) => Ok(Attempt::Lost),
             Ok(Err(stopped)) => Err(stopped),

@@ -86,11 +86,7 @@ impl Node {
             _folder: folder,
             _folders: folders,
         };
-        eventually("the first entry", async || {
-            let state = |state: &ticketrail_core::State| state.cluster_id();
-            node.broker.replica().with_state(state)
-        })
-        .await;
+        // At once: a call that overtakes the cluster's first entry waits for it.
         let settings = QueueSettings {
             lease_ms: 1_000,
             ..QueueSettings::default()
