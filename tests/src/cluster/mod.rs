@@ -10,6 +10,7 @@
 //! Start reading at [`Cluster`]; then [`program`] (what is started) and [`committed`] (what counts).
 
 mod clients;
+mod mesh;
 mod process;
 mod proxy;
 mod spec;
@@ -40,6 +41,7 @@ pub use spec::QueueSpec;
 pub use start::Builder;
 pub use wait::{duration, from_proto, millis, secs, until};
 
+use mesh::Mesh;
 use process::Process;
 use tempfile::TempDir;
 use ticketrail_proto::v1::{GetClusterRequest, GetClusterResponse, ListNamespacesRequest};
@@ -60,6 +62,7 @@ pub struct Cluster {
     program: Program,
     nodes: BTreeMap<NodeId, Node>,
     folder: Option<TempDir>,
+    mesh: Option<Mesh>,
     _turn: Option<start::Turn>,
 }
 
@@ -142,6 +145,9 @@ impl Cluster {
         command.env("TICKETRAIL_FAULTS", node.faults());
         command.envs(node.environment.lock().expect("not poisoned").iter());
         let process = Process::start(command, &node.log()).expect("the program starts");
+        if let Some(mesh) = &self.mesh {
+            mesh.runs(id, process.pid());
+        }
         *node.process.lock().expect("not poisoned") = Some(process);
     }
 
@@ -263,6 +269,22 @@ impl Cluster {
     pub fn log_text(&self, id: NodeId) -> String {
         let bytes = fs::read(self.node(id).log()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    // --- links between the nodes, of a cluster that was built with them ------------------------
+
+    /// Changes how what one node says to another gets through, and the answers to it.
+    pub fn link(&self, from: NodeId, to: NodeId, behaviour: Behaviour) {
+        let mesh = self.mesh.as_ref().expect("a cluster built with links");
+        mesh.behave(from, to, behaviour);
+    }
+
+    /// Sets all links from and to a node.
+    pub fn links_of(&self, id: NodeId, behaviour: Behaviour) {
+        for other in self.ids().into_iter().filter(|other| *other != id) {
+            self.link(id, other, behaviour);
+            self.link(other, id, behaviour);
+        }
     }
 
     // --- what the nodes say ------------------------------------------------------------------

@@ -85,13 +85,19 @@ impl Drop for Link {
 
 async fn accept(listener: TcpListener, target: String, behaviour: Arc<watch::Sender<Behaviour>>) {
     while let Ok((client, _)) = listener.accept().await {
-        if !behaviour.borrow().cut {
-            tokio::spawn(connection(client, target.clone(), behaviour.subscribe()));
-        }
+        tokio::spawn(serve(client, target.clone(), behaviour.subscribe()));
     }
 }
 
-async fn connection(client: TcpStream, target: String, mut behaviour: watch::Receiver<Behaviour>) {
+/// Serves one connection, as the behaviour says, to its end.
+pub(super) async fn serve(
+    client: TcpStream,
+    target: String,
+    mut behaviour: watch::Receiver<Behaviour>,
+) {
+    if behaviour.borrow().cut {
+        return;
+    }
     let Ok(server) = TcpStream::connect(target).await else {
         return;
     };

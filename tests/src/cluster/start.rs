@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::mesh::Mesh;
 use super::program::{self, Program};
 use super::{Cluster, Node, NodeId, ports};
 
@@ -23,6 +24,7 @@ pub struct Builder {
     nodes: NodeId,
     program: Program,
     alone: bool,
+    links: bool,
     more: String,
     environment: BTreeMap<(NodeId, String), String>,
 }
@@ -34,6 +36,7 @@ impl Default for Builder {
             nodes: 3,
             program: Program::default(),
             alone: false,
+            links: false,
             more: String::new(),
             environment,
         }
@@ -62,6 +65,13 @@ impl Builder {
         self
     }
 
+    /// With a proxy on each link between the nodes, for [`Cluster::link`].
+    #[must_use]
+    pub fn links(mut self) -> Self {
+        self.links = true;
+        self
+    }
+
     /// More top-level lines for the configuration file of each node.
     #[must_use]
     pub fn config(mut self, lines: &str) -> Self {
@@ -81,7 +91,7 @@ impl Builder {
     /// Starts the nodes and waits until all of them serve.
     pub async fn start(self) -> Cluster {
         let turn = turn(self.alone).await;
-        let cluster = self.prepare(turn);
+        let cluster = self.prepare(turn).await;
         for id in cluster.ids() {
             cluster.spawn(id);
         }
@@ -91,7 +101,7 @@ impl Builder {
         cluster
     }
 
-    fn prepare(self, turn: Turn) -> Cluster {
+    async fn prepare(self, turn: Turn) -> Cluster {
         let home = program::profile_folder().join("clusters");
         fs::create_dir_all(&home).expect("a folder beside the programs");
         let folder = TempDir::new_in(home).expect("a folder for the cluster");
@@ -107,8 +117,20 @@ impl Builder {
             (id, node)
         };
         let nodes: BTreeMap<_, _> = (1..=self.nodes).map(node).collect();
+        let real = nodes
+            .iter()
+            .map(|(id, node)| (*id, node.peer_address.clone()))
+            .collect();
+        let (mesh, peers) = match self.links {
+            true => Some(Mesh::new(&real).await).unzip(),
+            false => (None, None),
+        };
+        let members = members(&nodes, &peers.unwrap_or(real));
         for (id, node) in &nodes {
-            write_config(&node.folder, &config(*id, cluster_id, &nodes, &self.more));
+            write_config(
+                &node.folder,
+                &config(*id, node, cluster_id, &members, &self.more),
+            );
         }
         let program = self.program;
         let cluster = Cluster {
@@ -116,6 +138,7 @@ impl Builder {
             program,
             nodes,
             folder: Some(folder),
+            mesh,
             _turn: Some(turn),
         };
         for ((id, name), value) in self.environment {
@@ -140,18 +163,18 @@ fn write_config(folder: &Path, text: &str) {
     fs::write(folder.join("node.toml"), text).expect("a configuration file");
 }
 
-fn config(id: NodeId, cluster_id: u128, nodes: &BTreeMap<NodeId, Node>, more: &str) -> String {
-    let node = &nodes[&id];
-    let members: Vec<_> = nodes
-        .iter()
-        .map(|(id, node)| format!("{id}={}@{}", node.peer_address, node.address))
-        .collect();
+/// The first members, each with the address at which the others reach it.
+fn members(nodes: &BTreeMap<NodeId, Node>, peers: &BTreeMap<NodeId, String>) -> String {
+    let member = |(id, node): (&NodeId, &Node)| format!("{id}={}@{}", peers[id], node.address);
+    nodes.iter().map(member).collect::<Vec<_>>().join(",")
+}
+
+fn config(id: NodeId, node: &Node, cluster_id: u128, members: &str, more: &str) -> String {
     format!(
         "node_id = {id}\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata_dir = \"{}\"\n\
-         cluster_id = \"{cluster_id:032x}\"\nbootstrap = \"{}\"\n{more}",
+         cluster_id = \"{cluster_id:032x}\"\nbootstrap = \"{members}\"\n{more}",
         node.address,
         node.peer_address,
         node.folder.join("data").display(),
-        members.join(","),
     )
 }

@@ -17,6 +17,7 @@ mod dead_letters;
 mod dedup;
 mod failover;
 mod leases;
+mod partitions;
 mod python;
 mod real_input;
 
