@@ -90,7 +90,11 @@ pub async fn run(runs: u32, seed: u64) -> Report {
         report.confirmed += (after - before) as u64;
         if run % RUNS_KEPT == RUNS_KEPT - 1 || run == runs - 1 {
             report.unconfirmed += (found - after) as u64;
-            println!("after {} runs: {} confirmed messages compared", run + 1, report.confirmed);
+            println!(
+                "after {} runs: {} confirmed messages compared",
+                run + 1,
+                report.confirmed
+            );
             empty(&cluster).await;
             *published.lock().expect("not poisoned") = Published::default();
         }

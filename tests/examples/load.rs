@@ -33,7 +33,10 @@ use tonic::transport::{Channel, Endpoint};
 struct Options {
     /// e2e, publish, sync or drain.
     mode: String,
-    #[arg(long, default_value = "http://127.0.0.1:7400,http://127.0.0.1:7401,http://127.0.0.1:7402")]
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:7400,http://127.0.0.1:7401,http://127.0.0.1:7402"
+    )]
     endpoints: String,
     /// Measured seconds.
     #[arg(long, default_value_t = 60)]
@@ -62,9 +65,13 @@ struct Options {
     count: u64,
     #[arg(long, default_value = "load")]
     queue: String,
-    /// Server processes, comma separated: CPU, memory and bytes written are read from /proc.
+    /// Server processes, comma separated: their CPU and memory are read from /proc.
     #[arg(long, default_value = "")]
     pids: String,
+    /// The disk of their data, as in /proc/diskstats: what all on this machine write to it is counted. (A
+    /// process's own `write_bytes` counts whole page cache folios, far more than reaches a disk.)
+    #[arg(long, default_value = "vda")]
+    device: String,
 }
 
 #[derive(Default)]
@@ -87,7 +94,11 @@ async fn main() -> anyhow::Result<()> {
     let mut tasks = Vec::new();
     for place in 0..options.producers {
         let endpoint = endpoints[place % endpoints.len()].clone();
-        tasks.push(tokio::spawn(produce(endpoint, options.clone(), Arc::clone(&counts))));
+        tasks.push(tokio::spawn(produce(
+            endpoint,
+            options.clone(),
+            Arc::clone(&counts),
+        )));
     }
     if drain {
         while counts.published.load(Relaxed) < options.count {
@@ -102,10 +113,18 @@ async fn main() -> anyhow::Result<()> {
     if options.mode != "publish" {
         for place in 0..options.consumers {
             let endpoint = endpoints[(place + 1) % endpoints.len()].clone();
-            tasks.push(tokio::spawn(consume(endpoint, options.clone(), Arc::clone(&counts))));
+            tasks.push(tokio::spawn(consume(
+                endpoint,
+                options.clone(),
+                Arc::clone(&counts),
+            )));
         }
     }
-    let counter = if options.mode == "publish" { &counts.published } else { &counts.received };
+    let counter = if options.mode == "publish" {
+        &counts.published
+    } else {
+        &counts.received
+    };
     let report = if drain {
         let target = counts.published.load(Relaxed);
         measure_until(&options, counter, |done| done >= target).await
@@ -129,18 +148,33 @@ async fn channel(endpoint: &str) -> anyhow::Result<Channel> {
 
 async fn prepare(endpoint: &str, queue: &str) -> anyhow::Result<()> {
     let channel = channel(endpoint).await?;
-    let create = CreateQueueRequest { name: queue.to_owned(), ..Default::default() };
-    TopologyServiceClient::new(channel.clone()).create_queue(create).await?;
-    let purge = PurgeQueueRequest { queue: queue.to_owned(), ..Default::default() };
-    QueueAdminServiceClient::new(channel).purge_queue(purge).await?;
+    let create = CreateQueueRequest {
+        name: queue.to_owned(),
+        ..Default::default()
+    };
+    TopologyServiceClient::new(channel.clone())
+        .create_queue(create)
+        .await?;
+    let purge = PurgeQueueRequest {
+        queue: queue.to_owned(),
+        ..Default::default()
+    };
+    QueueAdminServiceClient::new(channel)
+        .purge_queue(purge)
+        .await?;
     Ok(())
 }
 
 async fn produce(endpoint: String, options: Options, counts: Arc<Counts>) -> anyhow::Result<()> {
     let mut client = PublisherServiceClient::new(channel(&endpoint).await?);
     let (frames, requests) = mpsc::channel(16);
-    frames.send(publish_frame(ToPublisher::Open(PublishOpen::default()))).await?;
-    let mut answers = client.publish_stream(ReceiverStream::new(requests)).await?.into_inner();
+    frames
+        .send(publish_frame(ToPublisher::Open(PublishOpen::default())))
+        .await?;
+    let mut answers = client
+        .publish_stream(ReceiverStream::new(requests))
+        .await?
+        .into_inner();
     let window = Arc::new(Semaphore::new(options.window));
     let confirmed = Arc::clone(&window);
     let counting = Arc::clone(&counts);
@@ -161,16 +195,26 @@ async fn produce(endpoint: String, options: Options, counts: Arc<Counts>) -> any
     let item = PublishItem {
         routing_key: options.queue.clone(),
         mandatory: true,
-        message: Some(Message { body, ..Default::default() }),
+        message: Some(Message {
+            body,
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let mut sequence = 1;
     while !counts.stop.load(Relaxed) {
         window.acquire_many(options.batch as u32).await?.forget();
         let items = vec![item.clone(); options.batch];
-        let batch = PublishBatch { first_sequence: sequence, items };
+        let batch = PublishBatch {
+            first_sequence: sequence,
+            items,
+        };
         sequence += options.batch as u64;
-        if frames.send(publish_frame(ToPublisher::Batch(batch))).await.is_err() {
+        if frames
+            .send(publish_frame(ToPublisher::Batch(batch)))
+            .await
+            .is_err()
+        {
             break;
         }
     }
@@ -190,10 +234,19 @@ async fn consume(endpoint: String, options: Options, counts: Arc<Counts>) -> any
         prefetch: Some(options.prefetch),
         ..Default::default()
     };
-    frames.send(ConsumeRequest { frame: Some(ToConsumer::Open(open)) }).await?;
-    let mut answers = client.consume(ReceiverStream::new(requests)).await?.into_inner();
+    frames
+        .send(ConsumeRequest {
+            frame: Some(ToConsumer::Open(open)),
+        })
+        .await?;
+    let mut answers = client
+        .consume(ReceiverStream::new(requests))
+        .await?
+        .into_inner();
     while let Some(answer) = answers.message().await? {
-        let Some(FromConsumer::Deliveries(batch)) = answer.frame else { continue };
+        let Some(FromConsumer::Deliveries(batch)) = answer.frame else {
+            continue;
+        };
         let (Some(first), Some(last)) = (batch.deliveries.first(), batch.deliveries.last()) else {
             continue;
         };
@@ -203,9 +256,15 @@ async fn consume(endpoint: String, options: Options, counts: Arc<Counts>) -> any
             kind: SettleKind::Ack as i32,
             ..Default::default()
         };
-        counts.received.fetch_add(batch.deliveries.len() as u64, Relaxed);
-        let settlement = ConsumeSettlement { ranges: vec![range] };
-        let frame = ConsumeRequest { frame: Some(ToConsumer::Settlement(settlement)) };
+        counts
+            .received
+            .fetch_add(batch.deliveries.len() as u64, Relaxed);
+        let settlement = ConsumeSettlement {
+            ranges: vec![range],
+        };
+        let frame = ConsumeRequest {
+            frame: Some(ToConsumer::Settlement(settlement)),
+        };
         if frames.send(frame).await.is_err() {
             break;
         }
@@ -216,27 +275,43 @@ async fn consume(endpoint: String, options: Options, counts: Arc<Counts>) -> any
 async fn sync(endpoint: &str, options: &Options, counts: &Counts) -> anyhow::Result<()> {
     let mut client = PublisherServiceClient::new(channel(endpoint).await?);
     let (frames, requests) = mpsc::channel(4);
-    frames.send(publish_frame(ToPublisher::Open(PublishOpen::default()))).await?;
-    let mut answers = client.publish_stream(ReceiverStream::new(requests)).await?.into_inner();
+    frames
+        .send(publish_frame(ToPublisher::Open(PublishOpen::default())))
+        .await?;
+    let mut answers = client
+        .publish_stream(ReceiverStream::new(requests))
+        .await?
+        .into_inner();
     let body = Bytes::from(vec![b'x'; options.size]);
     let item = PublishItem {
         routing_key: options.queue.clone(),
-        message: Some(Message { body, ..Default::default() }),
+        message: Some(Message {
+            body,
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let start = Instant::now();
     let warm = start + Duration::from_secs(options.warmup);
     let end = warm + Duration::from_secs(options.seconds);
     let mut latencies = Vec::new();
-    let before = Usage::of(&options.pids);
+    let before = Usage::of(&options.pids, &options.device);
     let mut sequence = 0;
     while Instant::now() < end {
         sequence += 1;
-        let batch = PublishBatch { first_sequence: sequence, items: vec![item.clone()] };
+        let batch = PublishBatch {
+            first_sequence: sequence,
+            items: vec![item.clone()],
+        };
         let sent = Instant::now();
-        frames.send(publish_frame(ToPublisher::Batch(batch))).await?;
+        frames
+            .send(publish_frame(ToPublisher::Batch(batch)))
+            .await?;
         loop {
-            let answer = answers.message().await?.ok_or_else(|| anyhow::anyhow!("stream ended"))?;
+            let answer = answers
+                .message()
+                .await?
+                .ok_or_else(|| anyhow::anyhow!("stream ended"))?;
             if matches!(answer.frame, Some(FromPublisher::Confirm(confirm)) if confirm.through_sequence >= sequence)
             {
                 break;
@@ -247,10 +322,16 @@ async fn sync(endpoint: &str, options: &Options, counts: &Counts) -> anyhow::Res
             latencies.push(sent.elapsed());
         }
     }
-    let usage = Usage::of(&options.pids).since(&before, start.elapsed(), sequence, options.size);
+    let usage = Usage::of(&options.pids, &options.device).since(
+        &before,
+        start.elapsed(),
+        sequence,
+        options.size,
+    );
     latencies.sort_unstable();
     let at = |share: f64| {
-        latencies[((latencies.len() as f64 * share) as usize).min(latencies.len() - 1)].as_secs_f64()
+        latencies[((latencies.len() as f64 * share) as usize).min(latencies.len() - 1)]
+            .as_secs_f64()
             * 1e3
     };
     println!(
@@ -270,20 +351,24 @@ async fn measure_until(
     done: impl Fn(u64) -> bool,
 ) -> String {
     let (start, first) = (Instant::now(), counter.load(Relaxed));
-    let before = Usage::of(&options.pids);
+    let before = Usage::of(&options.pids, &options.device);
     let mut shown = Instant::now();
     let mut shown_count = first;
     while !done(counter.load(Relaxed)) {
         tokio::time::sleep(Duration::from_millis(5)).await;
         if shown.elapsed() > Duration::from_secs(5) {
             let now = counter.load(Relaxed);
-            eprintln!("{:.0} msgs/s", (now - shown_count) as f64 / shown.elapsed().as_secs_f64());
+            eprintln!(
+                "{:.0} msgs/s",
+                (now - shown_count) as f64 / shown.elapsed().as_secs_f64()
+            );
             (shown, shown_count) = (Instant::now(), now);
         }
     }
     let elapsed = start.elapsed();
     let messages = counter.load(Relaxed) - first;
-    let usage = Usage::of(&options.pids).since(&before, elapsed, messages, options.size);
+    let usage =
+        Usage::of(&options.pids, &options.device).since(&before, elapsed, messages, options.size);
     format!(
         "{{\"mode\":\"{}\",\"size\":{},\"producers\":{},\"consumers\":{},\"seconds\":{:.1},\"messages\":{messages},\"msgs_per_s\":{:.0},{usage}}}",
         options.mode,
@@ -304,7 +389,7 @@ struct Usage {
 }
 
 impl Usage {
-    fn of(pids: &str) -> Self {
+    fn of(pids: &str, device: &str) -> Self {
         let mut usage = Self::default();
         for pid in pids.split(',').filter(|pid| !pid.is_empty()) {
             let read = |name: &str| {
@@ -319,13 +404,19 @@ impl Usage {
                 .filter_map(|field| field.parse::<u64>().ok())
                 .sum();
             usage.cpu_us += ticks as f64 * 10_000.0;
-            let pages: u64 =
-                read("statm").split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+            let pages: u64 = read("statm")
+                .split_whitespace()
+                .nth(1)
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(0);
             usage.resident_mib.push(pages * 4 / 1024);
-            let written = read("io");
-            let line = written.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-            usage.written += line.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         }
+        let disks = std::fs::read_to_string("/proc/diskstats").unwrap_or_default();
+        let sectors = disks.lines().find_map(|line| {
+            let mut fields = line.split_whitespace();
+            (fields.nth(2) == Some(device)).then(|| fields.nth(6))?
+        });
+        usage.written = sectors.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 512;
         usage
     }
 

@@ -2,6 +2,7 @@
 //! was not synced. The folder that `TICKETRAIL_FAULTS` names is looked into at each step:
 //!
 //! * a file `fsync-fails` in it: every sync of a file or folder fails with EIO;
+//! * a file `fsync-lies`: a sync of a file says that it was done and does nothing, a planted bug;
 //! * a file `wall-clock-offset-ms`: the wall clock is off by so much, forwards or (`-`) backwards.
 //!
 //! For tests only, and no part of what is installed.
@@ -155,6 +156,9 @@ impl DiskFile for FaultyFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.faults.check_sync()?;
+        if self.faults.0.join("fsync-lies").exists() {
+            return Ok(());
+        }
         self.file.sync_data()
     }
 

@@ -221,6 +221,13 @@ impl Cluster {
         .await
     }
 
+    /// How a node's process ended, if it did by itself.
+    #[must_use]
+    pub fn has_ended(&self, id: NodeId) -> Option<ExitStatus> {
+        let mut process = self.node(id).process.lock().expect("not poisoned");
+        process.as_mut()?.ended().expect("a child can be asked")
+    }
+
     /// The nodes whose process was started and not killed.
     #[must_use]
     pub fn running(&self) -> Vec<NodeId> {
