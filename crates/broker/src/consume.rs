@@ -13,6 +13,7 @@ use ticketrail_core::command::{
     AttachConsumer, DetachConsumer, SetPrefetch, SettleKind, SettleRange,
 };
 use ticketrail_core::event::SessionEnd;
+use ticketrail_core::limits::PREFETCH_MAX;
 use ticketrail_core::{
     Command, Fence, Grant, Offset, Outcome, Owner, Position, QueueId, SessionId,
 };
@@ -135,7 +136,8 @@ impl Broker {
                 .map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
         };
         // Listening before attaching: the first grants come with the very entry that attaches.
-        let capacity = 2 * request.prefetch as usize + EVENTS_SPARE;
+        // The credit may be raised later up to the most; what waits costs memory only when it waits.
+        let capacity = PREFETCH_MAX as usize + EVENTS_SPARE;
         let events = inner.hub.serve(session, owner.connection, capacity);
         let mut guard = Unserve {
             inner: &inner,
