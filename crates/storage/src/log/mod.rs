@@ -102,7 +102,9 @@ pub struct LogConfig {
     pub cache_bytes: usize,
     /// Most bytes that one write and sync takes together, `8 MiB`.
     pub drain_bytes_max: usize,
-    /// Unused segment files that are kept for later, `4`.
+    /// Unused segment files that are kept for later, `16`: a replica frees about 1 GiB at once, and what is
+    /// not kept has to be written in full again (measured with `4`: 1.8 bytes written per byte and node,
+    /// with `16`: 1.2, at a third less CPU).
     pub spare_segments_max: usize,
 }
 
@@ -115,7 +117,7 @@ impl LogConfig {
             segment_bytes: 64 << 20,
             cache_bytes: 64 << 20,
             drain_bytes_max: 8 << 20,
-            spare_segments_max: 4,
+            spare_segments_max: 16,
         }
     }
 
