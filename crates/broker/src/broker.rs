@@ -250,7 +250,8 @@ async fn announce(inner: Arc<Inner>) {
         }
         let lead = *leadership.borrow_and_update();
         if !lead.is_leader {
-            // Woken by a new leader or by an applied entry, whichever is first.
+            // A new leader is told of; that the leader's first entry is applied here is looked for,
+            // and only in the first moments of a new cluster or an empty node.
             let again = tokio::time::sleep(Duration::from_millis(50));
             tokio::select! {
                 biased;
