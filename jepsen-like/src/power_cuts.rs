@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use ticketrail_proto::v1::{PeekedMessage, PurgeQueueRequest};
+use ticketrail_proto::v1::{PeekedMessage, PurgeQueueRequest, SettleKind, SettleOutcome};
 use ticketrail_tests::cluster::checks::{agreed, conserved};
+use ticketrail_tests::cluster::consumer::{receive, settle};
 use ticketrail_tests::cluster::producer::item;
 use ticketrail_tests::cluster::{
     Clients, Cluster, NodeId, Producer, Program, Refused, invites_retry, millis, secs, until,
@@ -25,6 +26,13 @@ const RUNS_KEPT: u32 = 8;
 /// Publishers, spread over the nodes.
 const PUBLISHERS: u64 = 4;
 
+/// Consumers, spread over the nodes.
+const CONSUMERS: u64 = 2;
+/// Most that a consumer takes at a time; it acknowledges about half.
+const TAKEN_MAX: u32 = 8;
+/// What is not acknowledged comes back after so long.
+const LEASE: Duration = secs(2);
+
 /// What was done, for people; a broken promise is a panic.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -36,6 +44,8 @@ pub struct Report {
     pub of_the_leader: u32,
     /// Messages that were confirmed and found.
     pub confirmed: u64,
+    /// Messages that were acknowledged and are gone.
+    pub acked: u64,
     /// Messages found that nobody had confirmed: allowed, their answers were lost.
     pub unconfirmed: u64,
     /// Longest time from a restart until all nodes served.
@@ -48,11 +58,13 @@ impl fmt::Display for Report {
         write!(
             f,
             "{runs} power cuts (nodes killed at once: {:?}, {} with the leader), seed {}: {} confirmed messages, \
-             all there by id and bytes; {} more whose answers were lost; slowest restart {:?}",
+             all there by id and bytes or, {} of them, acknowledged and gone; {} more whose answers were lost; \
+             slowest restart {:?}",
             self.cuts,
             self.of_the_leader,
             self.seed,
             self.confirmed,
+            self.acked,
             self.unconfirmed,
             self.slowest_restart
         )
@@ -66,6 +78,10 @@ struct Published {
     tried: BTreeSet<Bytes>,
     /// Id and body of what was confirmed.
     confirmed: BTreeMap<u64, Bytes>,
+    /// What an answer said to be acknowledged.
+    acked: BTreeSet<u64>,
+    /// Acknowledgements whose answers were lost.
+    perhaps_acked: BTreeSet<u64>,
 }
 
 /// Does so many power cuts.
@@ -76,7 +92,7 @@ pub async fn run(runs: u32, seed: u64) -> Report {
     println!("power cuts: {runs} runs, seed {seed}");
     let mut dice = StdRng::seed_from_u64(seed);
     let cluster = Arc::new(Cluster::builder().program(Program::Faulty).start().await);
-    cluster.queue(QUEUE).create().await;
+    cluster.queue(QUEUE).lease(LEASE).create().await;
     let published = Arc::new(Mutex::new(Published::default()));
     let mut report = Report {
         seed,
@@ -89,7 +105,8 @@ pub async fn run(runs: u32, seed: u64) -> Report {
         let after = published.lock().expect("not poisoned").confirmed.len();
         report.confirmed += (after - before) as u64;
         if run % RUNS_KEPT == RUNS_KEPT - 1 || run == runs - 1 {
-            report.unconfirmed += (found - after) as u64;
+            report.unconfirmed += found as u64;
+            report.acked += published.lock().expect("not poisoned").acked.len() as u64;
             println!(
                 "after {} runs: {} confirmed messages compared",
                 run + 1,
@@ -105,6 +122,10 @@ pub async fn run(runs: u32, seed: u64) -> Report {
         report.confirmed >= 20 * u64::from(runs),
         "too little was exercised: {report}"
     );
+    assert!(
+        report.acked >= u64::from(runs),
+        "too little was acknowledged: {report}"
+    );
     report
 }
 
@@ -116,17 +137,25 @@ async fn one(
     report: &mut Report,
 ) {
     let stop = Arc::new(AtomicBool::new(false));
-    let mut publishers = Vec::new();
+    let mut users = Vec::new();
     for number in 0..PUBLISHERS {
         let producer = Producer::open(cluster, "").await;
         let node = cluster.on(number % 3 + 1);
         let seed = dice.random();
-        publishers.push(tokio::spawn(publish(
+        users.push(tokio::spawn(publish(
             node,
             producer,
             Arc::clone(published),
             Arc::clone(&stop),
             seed,
+        )));
+    }
+    for number in 0..CONSUMERS {
+        users.push(tokio::spawn(consume(
+            cluster.on(number % 3 + 1),
+            Arc::clone(published),
+            Arc::clone(&stop),
+            dice.random(),
         )));
     }
     let leader = cluster.leader().await;
@@ -144,8 +173,8 @@ async fn one(
         cluster.kill(*victim);
     }
     stop.store(true, Ordering::Relaxed);
-    for publisher in publishers {
-        publisher.await.expect("a publisher does not panic");
+    for user in users {
+        user.await.expect("it does not panic");
     }
     *report.cuts.entry(victims.len()).or_default() += 1;
     report.of_the_leader += u32::from(victims.contains(&leader));
@@ -217,6 +246,44 @@ async fn publish(
     }
 }
 
+/// Takes a few messages at a time and acknowledges about half of them, until told to stop or nobody
+/// answers.
+async fn consume(
+    node: Clients,
+    published: Arc<Mutex<Published>>,
+    stop: Arc<AtomicBool>,
+    seed: u64,
+) {
+    let mut dice = StdRng::seed_from_u64(seed);
+    while !stop.load(Ordering::Relaxed) {
+        let mut deliveries = match receive(&node, QUEUE, TAKEN_MAX).await {
+            Ok(deliveries) => deliveries,
+            Err(status) if invites_retry(&status) => return,
+            Err(status) => panic!("a receive was refused: {}", Refused::from(&status)),
+        };
+        deliveries.retain(|_| dice.random_bool(0.5));
+        if deliveries.is_empty() {
+            continue;
+        }
+        let receipts: Vec<Bytes> = deliveries.iter().map(|d| d.receipt.clone()).collect();
+        let answer = settle(&node, QUEUE, &receipts, SettleKind::Ack).await;
+        let mut published = published.lock().expect("not poisoned");
+        let ids = deliveries.iter().map(|delivery| delivery.message_id);
+        match answer {
+            Ok(outcomes) => {
+                let settled = ids.zip(outcomes);
+                let acked = settled.filter(|(_, outcome)| *outcome == SettleOutcome::Ok);
+                published.acked.extend(acked.map(|(id, _)| id));
+            }
+            Err(status) if invites_retry(&status) => {
+                published.perhaps_acked.extend(ids);
+                return;
+            }
+            Err(status) => panic!("an ack was refused: {}", Refused::from(&status)),
+        }
+    }
+}
+
 /// A body like no other: who, which, and some more.
 fn body(producer: &Producer, sequence: u64, more: usize) -> Bytes {
     let id: String = producer
@@ -229,7 +296,8 @@ fn body(producer: &Producer, sequence: u64, more: usize) -> Bytes {
     body.into()
 }
 
-/// Compares what is in the queue with what was confirmed; says how much is there.
+/// Compares what is in the queue with what was confirmed and acknowledged; says how much is there that
+/// nobody confirmed.
 async fn compare(cluster: &Cluster, published: &Mutex<Published>, run: u32) -> usize {
     agreed(cluster).await;
     let peeked = cluster.peek_all(QUEUE).await;
@@ -249,9 +317,12 @@ async fn compare(cluster: &Cluster, published: &Mutex<Published>, run: u32) -> u
     for (id, confirmed) in &published.confirmed {
         match there.get(id) {
             Some(found) => assert_eq!(found, confirmed, "run {run}: message {id} has other bytes"),
+            None if published.acked.contains(id) || published.perhaps_acked.contains(id) => {}
             None => panic!("run {run}: message {id} was confirmed and is lost"),
         }
     }
+    let back = published.acked.iter().find(|id| there.contains_key(id));
+    assert_eq!(back, None, "run {run}: an acknowledged message is back");
     let bodies: BTreeSet<&Bytes> = there.values().collect();
     assert_eq!(
         bodies.len(),
@@ -260,18 +331,27 @@ async fn compare(cluster: &Cluster, published: &Mutex<Published>, run: u32) -> u
     );
     let phantom = there.values().find(|body| !published.tried.contains(*body));
     assert_eq!(phantom, None, "run {run}: a message that nobody published");
-    there.len()
+    let unconfirmed = there
+        .keys()
+        .filter(|id| !published.confirmed.contains_key(id));
+    unconfirmed.count()
 }
 
+/// What is leased is purged when it is back.
 async fn empty(cluster: &Cluster) {
-    let mut leader = cluster.on(cluster.leader().await);
-    let purge = PurgeQueueRequest {
-        queue: QUEUE.to_owned(),
-        ..PurgeQueueRequest::default()
-    };
-    leader
-        .admin
-        .purge_queue(within(secs(10), purge))
-        .await
-        .expect("a queue can be emptied");
+    until("the queue to be empty", secs(30), async || {
+        let mut leader = cluster.on(cluster.leader().await);
+        let purge = PurgeQueueRequest {
+            queue: QUEUE.to_owned(),
+            ..PurgeQueueRequest::default()
+        };
+        let purged = leader.admin.purge_queue(within(secs(10), purge)).await;
+        purged.map_err(|status| Refused::from(&status).to_string())?;
+        let stats = cluster.stats(QUEUE).await;
+        match stats.ready + stats.in_flight + stats.delayed {
+            0 => Ok(()),
+            left => Err(format!("{left} messages left")),
+        }
+    })
+    .await;
 }

@@ -9,7 +9,9 @@ use ticketrail_proto::v1::{GetQueueStatsRequest, SettleKind};
 use ticketrail_tests::cluster::checks::{agreed, conserved};
 use ticketrail_tests::cluster::consumer::{receive, settle};
 use ticketrail_tests::cluster::producer::{batch, item, publish};
-use ticketrail_tests::cluster::{Clients, Cluster, Producer, Program, millis, secs, until, within};
+use ticketrail_tests::cluster::{
+    Clients, Cluster, Producer, Program, Traffic, millis, secs, until, within,
+};
 use tonic::Code;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -232,6 +234,66 @@ async fn one_wall_clock_that_steps_by_an_hour_expires_nothing() {
         cluster.clear_fault(victim, "wall-clock-offset-ms");
     }
     agreed(&cluster).await;
+}
+
+/// A step of an hour, forwards and backwards, on the node that stamps the entries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leaders_clock_steps_by_an_hour_under_traffic() {
+    let cluster = Cluster::builder().program(Program::Faulty).start().await;
+    cluster.queue("orders").lease(secs(5)).create().await;
+    let traffic = Traffic::start(&cluster, "orders", 3, 3).await;
+    for offset in [HOUR_MS, -HOUR_MS, 0] {
+        traffic.confirms(200).await;
+        let leader = cluster.leader().await;
+        let before = wall_seconds(&cluster, leader).await;
+        cluster.set_fault(leader, "wall-clock-offset-ms", offset);
+        traffic.confirms(200).await;
+        let moved = wall_seconds(&cluster, leader).await - before;
+        assert!(
+            (0..60).contains(&moved),
+            "replicated time moved by {moved} s"
+        );
+    }
+    println!("clock steps: {}", traffic.finish(&cluster).await);
+}
+
+/// Syncs that hang are not failures: the node waits for them, and the others go on without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn syncs_that_hang_hold_up_nobody_but_their_node() {
+    let seconds = env::var("TICKETRAIL_HUNG_SECONDS").ok();
+    let hang = secs(seconds.map_or(3, |text| text.parse().unwrap()));
+    let cluster = Cluster::builder().program(Program::Faulty).start().await;
+    cluster.queue("orders").lease(secs(5)).create().await;
+    let traffic = Traffic::start(&cluster, "orders", 3, 3).await;
+    traffic.confirms(200).await;
+    for of_the_leader in [false, true] {
+        let victim = match of_the_leader {
+            true => cluster.leader().await,
+            false => cluster.follower().await,
+        };
+        traffic.forget_gap();
+        let hung = Instant::now();
+        cluster.set_fault(victim, "fsync-hangs", "");
+        while hung.elapsed() < hang {
+            traffic.confirms(50).await;
+        }
+        println!(
+            "node {victim} (leads: {of_the_leader}) hung for {:?}",
+            hung.elapsed()
+        );
+        cluster.clear_fault(victim, "fsync-hangs");
+        traffic.confirms(200).await;
+        cluster.serves(victim).await;
+    }
+    let tally = traffic.finish(&cluster).await;
+    println!("hung syncs: {tally}");
+    assert!(tally.longest_gap < hang, "{tally}");
+    assert!(
+        cluster
+            .ids()
+            .iter()
+            .all(|id| cluster.has_ended(*id).is_none())
+    );
 }
 
 /// Replicated UTC time as a node holds it.

@@ -103,6 +103,7 @@ class Consumer:
 
     def __init__(self, stubs, queue_name, count):
         self.stubs = stubs
+        self.nodes = AnyNode(stubs)
         self.queue_name = queue_name
         self.wanted = count
         self.seen = {}
@@ -158,6 +159,25 @@ class Consumer:
         finally:
             frames.put(None)
             answers.cancel()
+            self.settle_again([d for ds in unanswered.values() for d in ds])
+
+    def settle_again(self, deliveries):
+        """Whether an acknowledgement was done before its stream broke is not known: its receipt tells."""
+        if not deliveries:
+            return
+        items = [
+            consuming.SettleItem(receipt=d.receipt, kind=consuming.SETTLE_KIND_ACK)
+            for d in deliveries
+        ]
+        request = consuming.SettleRequest(queue=self.queue_name, items=items)
+        answer = self.nodes.call("Settle", request)
+        for delivery, result in zip(deliveries, answer.results):
+            # Anything else comes again.
+            if result.outcome in (
+                consuming.SETTLE_OUTCOME_OK,
+                consuming.SETTLE_OUTCOME_ALREADY_SETTLED,
+            ):
+                self.seen[delivery.message.headers[0].value.integer] = delivery
 
     def settled(self, settled, unanswered):
         lost = {

@@ -8,15 +8,17 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ticketrail_core::command::{Bootstrap, NodeBooted};
-use ticketrail_core::{BootId, Command, NodeId, Owner, SessionId};
+use ticketrail_core::{BootId, Command, DiskId, NodeId, Owner, SessionId};
 use ticketrail_proto::error::Problem;
-use ticketrail_raft::{AppliedSink, Leadership, Replica};
-use tokio::sync::{Semaphore, mpsc, watch};
+use ticketrail_raft::{AppliedSink, Leadership, Replica, Watcher};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::admission::{self, Admission, AdmissionConfig, Budget};
 use crate::bodies::Bodies;
+use crate::farewell::Farewell;
 use crate::hub::Hub;
+use crate::lane::{Intake, Lane, LaneSenders, lanes};
 use crate::lost_nodes::{Peers, watch_for_lost_nodes};
 use crate::proposer::{Proposal, Proposer};
 use crate::route::{Link, LinkError, Outgoing, Route};
@@ -25,11 +27,18 @@ use crate::route::{Link, LinkError, Outgoing, Route};
 pub type WallClockSource = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// Draws 128 random bits.
 pub type Entropy = Arc<dyn Fn() -> u128 + Send + Sync>;
+/// Goes around every task that a broker spawns. A process needs none ([`BrokerConfig::plain`]); the
+/// simulator ties the tasks of a node to its life by it.
+pub type Enclose = Arc<dyn Fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// Commands that may wait for the route task.
+/// Commands that may wait for a route task.
 const ROUTE_COMMANDS_MAX: usize = 4_096;
-/// Batches that may wait for the proposer task.
+/// Batches that may wait for the proposer task, per lane.
 const PROPOSALS_MAX: usize = 64;
+/// Batches that other nodes forwarded and that may wait for the proposer task, per lane.
+const FORWARDED_MAX: usize = 256;
+/// Bytes of commands that other nodes forwarded and that may wait for the proposer task, per lane.
+const FORWARDED_BYTES_MAX: u32 = 32 << 20;
 /// How long one attempt of the start-up commands may take before it is tried again.
 const START_ATTEMPT: Duration = Duration::from_secs(5);
 
@@ -40,16 +49,28 @@ pub struct BrokerConfig {
     pub node: NodeId,
     /// This run of its process: random, new at each start.
     pub boot: BootId,
+    /// What it keeps: its id is bound to it.
+    pub disk: DiskId,
     /// The cluster, for the first entry of a new one.
     pub cluster_id: u128,
     /// Nodes that vote, as far as known at the start; 0 where not.
     pub voters: usize,
-    /// Bytes of commands that may wait on this node for their outcome.
-    pub waiting_bytes_max: u32,
+    /// The bounds of what is let in.
+    pub admission: AdmissionConfig,
     /// This node's wall clock.
     pub wall_clock: WallClockSource,
     /// Randomness: session, producer and attempt ids.
     pub entropy: Entropy,
+    /// Around every task.
+    pub enclose: Enclose,
+}
+
+impl BrokerConfig {
+    /// Tasks as they are.
+    #[must_use]
+    pub fn plain() -> Enclose {
+        Arc::new(|task| task)
+    }
 }
 
 /// Why a broker did not start.
@@ -68,15 +89,21 @@ pub struct Broker {
 pub(crate) struct Inner {
     pub(crate) hub: Arc<Hub>,
     pub(crate) replica: Replica,
-    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) leadership: Watcher<Leadership>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) bodies: Bodies,
-    pub(crate) route: mpsc::Sender<Outgoing>,
-    pub(crate) waiting_bytes: Arc<Semaphore>,
-    pub(crate) waiting_bytes_max: u32,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) routes: LaneSenders<Outgoing>,
+    /// Bytes of commands that wait on this node for their outcome.
+    pub(crate) waiting: PerLane<Budget>,
     pub(crate) config: BrokerConfig,
-    proposer: mpsc::Sender<Proposal>,
+    /// See [`crate::farewell`].
+    pub(crate) farewell: Farewell,
+    forwarder: LaneSenders<Proposal>,
+    forwarded: PerLane<Budget>,
     next_connection: AtomicU64,
+    /// Held while the members are changed.
+    pub(crate) changing_members: tokio::sync::Mutex<()>,
 }
 
 impl Broker {
@@ -106,33 +133,51 @@ impl Broker {
             .map_err(|error| StartError(error.to_string()))?;
         let leadership = replica.leadership();
         let peers = Peers::new(config.node, config.voters, Arc::clone(&config.wall_clock));
-        let (route, outgoing) = mpsc::channel(ROUTE_COMMANDS_MAX);
-        let (proposer, proposals) = mpsc::channel(PROPOSALS_MAX);
+        let (routes, outgoing) = lanes(ROUTE_COMMANDS_MAX);
+        let (proposer, own) = lanes(PROPOSALS_MAX);
+        let (forwarder, forwarded) = lanes(FORWARDED_MAX);
+        let proposals = Intake::new(own, forwarded);
+        let admission = Arc::new(Admission::new(config.admission.clone()));
         let inner = Arc::new(Inner {
             bodies: Bodies::new(replica.clone()),
             hub: Arc::clone(&hub),
             replica: replica.clone(),
             leadership: leadership.clone(),
             peers: Arc::new(peers),
-            route,
-            waiting_bytes: Arc::new(Semaphore::new(config.waiting_bytes_max as usize)),
-            waiting_bytes_max: config.waiting_bytes_max,
-            proposer: proposer.clone(),
+            farewell: Farewell::default(),
+            routes,
+            waiting: PerLane {
+                reserved: Budget::new(config.admission.reserved_bytes_max),
+                publish: Budget::new(config.admission.publish_bytes_max),
+            },
+            forwarded: PerLane {
+                reserved: Budget::new(FORWARDED_BYTES_MAX),
+                publish: Budget::new(FORWARDED_BYTES_MAX),
+            },
+            admission: Arc::clone(&admission),
+            forwarder,
             next_connection: AtomicU64::new(1),
+            changing_members: tokio::sync::Mutex::default(),
             config,
         });
         let mut tasks = JoinSet::new();
         let mut spawn = |name: &'static str, task: BoxFuture<'static, ()>| {
             let replica = replica.clone();
-            tasks.spawn(guarded(name, task, move |why| replica.fail(why)));
+            let task = guarded(name, task, move |why| replica.fail(why)).boxed();
+            tasks.spawn((inner.config.enclose)(task));
         };
-        let route = Route {
-            hub: Arc::clone(&hub),
-            leadership: leadership.clone(),
-            proposer,
-            link,
-        };
-        spawn("route", route.run(outgoing).boxed());
+        // A route of its own for each lane: publishes that wait hold nothing else up.
+        let (reserved, publishes) = outgoing.apart();
+        for (lane, commands) in [(Lane::Reserved, reserved), (Lane::Publish, publishes)] {
+            let route = Route {
+                hub: Arc::clone(&hub),
+                leadership: leadership.clone(),
+                proposer: proposer.of(lane).clone(),
+                link: Arc::clone(&link),
+            };
+            spawn("route", route.run(commands).boxed());
+        }
+        drop(proposer);
         let peers = Arc::clone(&inner.peers);
         let proposer = Proposer {
             hub,
@@ -144,8 +189,12 @@ impl Broker {
         let lost = watch_for_lost_nodes(Arc::clone(&inner));
         spawn("watch for lost nodes", lost.boxed());
         spawn("announcement", announce(Arc::clone(&inner)).boxed());
+        let watch = admission::watch(admission, replica.clone());
+        spawn("watch over admission", watch.boxed());
         let sessions = crate::sessions::keep_true(Arc::clone(&inner));
         spawn("watch over sessions", sessions.boxed());
+        let changes = crate::members::finish_changes(Arc::clone(&inner));
+        spawn("watch over changes of the members", changes.boxed());
         Ok(Self {
             inner,
             tasks: Arc::new(tokio::sync::Mutex::new(tasks)),
@@ -162,18 +211,28 @@ impl Broker {
             return Err(LinkError::NotTaken);
         }
         // Once committed a command must decode on every node, or it stops them all.
-        if let Some(error) = commands
-            .iter()
-            .find_map(|command| ticketrail_proto::stored::decode_command(command.clone()).err())
-        {
+        let lane = lane_of(&commands).map_err(|error| {
             tracing::error!(%error, "a forwarded command does not decode and was not proposed");
-            return Err(LinkError::NotTaken);
-        }
-        let proposal = Proposal { term, commands };
+            LinkError::NotTaken
+        })?;
+        let bytes = commands.iter().map(bytes::Bytes::len).sum();
+        let share = self.inner.forwarded.of(lane).try_take(bytes);
+        let proposal = Proposal {
+            term,
+            commands,
+            _share: Some(share.ok_or(LinkError::NotTaken)?),
+        };
         self.inner
-            .proposer
+            .forwarder
+            .of(lane)
             .try_send(proposal)
             .map_err(|_| LinkError::NotTaken)
+    }
+
+    /// Who is let in.
+    #[must_use]
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.inner.admission
     }
 
     /// Notes that a peer's process was heard of, and its wall clock (0: not told).
@@ -189,7 +248,7 @@ impl Broker {
 
     /// Who leads, as this node knows.
     #[must_use]
-    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+    pub fn leadership(&self) -> Watcher<Leadership> {
         self.inner.leadership.clone()
     }
 
@@ -200,7 +259,40 @@ impl Broker {
     }
 }
 
+/// One for each lane.
+pub(crate) struct PerLane<T> {
+    reserved: T,
+    publish: T,
+}
+
+impl<T> PerLane<T> {
+    pub(crate) fn of(&self, lane: Lane) -> &T {
+        match lane {
+            Lane::Reserved => &self.reserved,
+            Lane::Publish => &self.publish,
+        }
+    }
+}
+
+/// The lane of a forwarded batch; a route forwards only commands of one.
+fn lane_of(commands: &[bytes::Bytes]) -> Result<Lane, ticketrail_proto::stored::DecodeError> {
+    let mut lane = Lane::Reserved;
+    for command in commands {
+        let stored = ticketrail_proto::stored::decode_command(command.clone())?;
+        if Lane::of(&stored.command) == Lane::Publish {
+            lane = Lane::Publish;
+        }
+    }
+    Ok(lane)
+}
+
 impl Inner {
+    /// Bytes of commands that wait on this node for their outcome.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        let used = self.waiting.reserved.used() + self.waiting.publish.used();
+        usize::try_from(used).unwrap_or(usize::MAX)
+    }
+
     /// A fresh connection of this process.
     pub(crate) fn connect(&self) -> Owner {
         let connection = self.next_connection.fetch_add(1, Ordering::Relaxed);
@@ -232,7 +324,11 @@ impl Inner {
 
 /// Runs a task of the broker. One that panics takes the node with it: a leader without its proposer
 /// would keep the others from electing one that works.
-async fn guarded(name: &str, task: BoxFuture<'static, ()>, failed: impl FnOnce(&str)) {
+async fn guarded(
+    name: &'static str,
+    task: BoxFuture<'static, ()>,
+    failed: impl FnOnce(&str) + Send,
+) {
     if AssertUnwindSafe(task).catch_unwind().await.is_err() {
         failed(&format!("the broker's {name} ended by a panic"));
     }
@@ -271,6 +367,10 @@ async fn announce(inner: Arc<Inner>) {
         {
             tracing::debug!(%error, "bootstrap did not get through yet");
         }
+    }
+    while let Err(error) = crate::members::admit_self(&inner, Instant::now() + START_ATTEMPT).await
+    {
+        tracing::debug!(%error, "this node's id is not taken yet");
     }
     let Owner { node, boot, .. } = inner.hub.owner();
     let booted = Command::NodeBooted(NodeBooted { node, boot });

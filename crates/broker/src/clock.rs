@@ -78,6 +78,11 @@ impl WallClock {
         }
     }
 
+    /// Whether no majority of the clocks agreed at the last stamp.
+    pub(crate) fn disagrees(&self) -> bool {
+        self.alarm
+    }
+
     /// The next stamp, from the clocks that are known (this node's own among them) of `voters`
     /// (0: not known yet, so that no majority agrees).
     pub(crate) fn stamp(&mut self, now: Instant, clocks: &mut [u64], voters: usize) -> WallTime {

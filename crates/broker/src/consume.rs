@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use ticketrail_core::command::{
     AttachConsumer, DetachConsumer, SetPrefetch, SettleKind, SettleRange,
@@ -23,7 +24,8 @@ use tokio::time::Instant;
 
 use crate::broker::{Broker, Inner};
 use crate::deliver::{self, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, Delivery, Seen};
-use crate::hub::SessionEvent;
+use crate::farewell::Detaching;
+use crate::hub::{Now, Resynced, SessionEvent};
 use crate::publish::unexpected;
 use crate::settle::Settled;
 use crate::submit::{not_proposed, stopped};
@@ -93,6 +95,9 @@ pub struct Consumer {
     pub position: Position,
     events: mpsc::Receiver<SessionEvent>,
     grants: VecDeque<(Grant, Seen, bool)>,
+    attached_at: u64,
+    /// The highest fence that this connection was told of: what was granted later has a higher one.
+    told: Fence,
     later: Option<SessionEvent>,
     auto_ack: bool,
     /// The acknowledgement of a batch that is to be delivered next.
@@ -167,6 +172,7 @@ impl Broker {
             lease_now: inner.hub.lease_now(),
             at: Instant::now(),
         };
+        let told = held.iter().map(last_fence).max().unwrap_or(Fence(0));
         let grants = held.into_iter().map(|grant| (grant, seen, true)).collect();
         drop(guard);
         Ok(Consumer {
@@ -181,6 +187,8 @@ impl Broker {
             position,
             events,
             grants,
+            attached_at: position.index,
+            told,
             later: None,
             auto_ack: request.auto_ack,
             acknowledging: None,
@@ -257,6 +265,38 @@ impl Consumer {
         self.acknowledging.is_some()
     }
 
+    /// Leases that were granted to this consumer and not given out by [`Self::next`]; it will not give
+    /// them out any more. Those of a session that came back stay: their work may have begun elsewhere.
+    /// To be asked when no grant follows, after a prefetch of 0.
+    pub fn take_unstarted(&mut self) -> Vec<SettleRange> {
+        while self.later.is_none() {
+            match self.events.try_recv() {
+                Ok(SessionEvent::Granted {
+                    grant,
+                    lease_now,
+                    at,
+                }) => self
+                    .grants
+                    .push_back((grant, Seen { lease_now, at }, false)),
+                Ok(other) => self.later = Some(other),
+                Err(_) => break,
+            }
+        }
+        let (resent, unstarted) = std::mem::take(&mut self.grants)
+            .into_iter()
+            .partition(|(_, _, resent)| *resent);
+        self.grants = resent;
+        let range = |(grant, _, _): (Grant, Seen, bool)| SettleRange {
+            queue: grant.queue,
+            first_offset: grant.first_offset,
+            count: grant.count,
+            first_fence: grant.first_fence,
+            kind: SettleKind::Release,
+        };
+        let unstarted: VecDeque<(Grant, Seen, bool)> = unstarted;
+        unstarted.into_iter().map(range).collect()
+    }
+
     /// Takes what else is there already, so that one batch carries it.
     fn gather(&mut self) {
         while self.later.is_none() && self.grants.len() < BATCH_MESSAGES_MAX {
@@ -266,8 +306,16 @@ impl Consumer {
                     lease_now,
                     at,
                 }) => {
+                    self.told = self.told.max(last_fence(&grant));
                     self.grants
                         .push_back((grant, Seen { lease_now, at }, false));
+                }
+                // At once: what waits here may have ended meanwhile.
+                Ok(SessionEvent::Resynced(resynced)) => {
+                    if let Some(end) = self.resync(resynced) {
+                        self.grants.clear();
+                        self.later = Some(end);
+                    }
                 }
                 Ok(other) => self.later = Some(other),
                 Err(_) => return,
@@ -297,6 +345,45 @@ impl Consumer {
         Ok(batch)
     }
 
+    /// Goes on from what a snapshot says of the session: what it holds and was not delivered here yet
+    /// is delivered, once; what waited here and it does not hold any more is not. An event if it is over.
+    fn resync(&mut self, resynced: Resynced) -> Option<SessionEvent> {
+        if resynced.index < self.attached_at {
+            return None; // It was attached after that: its entry says it all.
+        }
+        let held = match resynced.now {
+            Now::Holds(held) => held,
+            Now::Moved => return Some(SessionEvent::Moved),
+            Now::Gone => return Some(SessionEvent::CutOff),
+        };
+        let seen = Seen {
+            lease_now: resynced.lease_now,
+            at: resynced.at,
+        };
+        let waiting = std::mem::take(&mut self.grants);
+        let waits = |fence: Fence| {
+            let found = waiting
+                .iter()
+                .find(|(grant, _, _)| (grant.first_fence..=last_fence(grant)).contains(&fence));
+            found.map(|(_, _, resent)| *resent)
+        };
+        let told = self.told;
+        let wanted = |fence: Fence| match waits(fence) {
+            Some(resent) => Some(resent),
+            None if fence > told => Some(false),
+            None => None,
+        };
+        let mut grants = VecDeque::new();
+        for grant in held {
+            self.told = self.told.max(last_fence(&grant));
+            for (grant, resent) in deliver::split(grant, wanted) {
+                grants.push_back((grant, seen, resent));
+            }
+        }
+        self.grants = grants;
+        None
+    }
+
     fn take_in(&mut self, event: Option<SessionEvent>) -> Option<ConsumerEvent> {
         let end = match event {
             Some(SessionEvent::Granted {
@@ -304,10 +391,16 @@ impl Consumer {
                 lease_now,
                 at,
             }) => {
+                self.told = self.told.max(last_fence(&grant));
                 self.grants
                     .push_back((grant, Seen { lease_now, at }, false));
                 return None;
             }
+            Some(SessionEvent::Resynced(resynced)) => {
+                self.later = self.resync(resynced);
+                return None;
+            }
+            Some(SessionEvent::CutOff) => ConsumerEnd::CutOff,
             Some(SessionEvent::LeasesLost {
                 queue,
                 first_offset,
@@ -326,6 +419,10 @@ impl Consumer {
         self.ended = end != ConsumerEnd::CutOff;
         Some(ConsumerEvent::Ended(end))
     }
+}
+
+fn last_fence(grant: &Grant) -> Fence {
+    Fence(grant.first_fence.0 + u64::from(grant.count.saturating_sub(1)))
 }
 
 /// Acknowledges a batch before it is delivered; gives what was still held.
@@ -390,14 +487,16 @@ fn detach_in_background(inner: &Arc<Inner>, session: SessionId, owner: Owner, re
     let Ok(runtime) = tokio::runtime::Handle::try_current() else {
         return;
     };
-    let inner = Arc::clone(inner);
-    runtime.spawn(async move {
+    let detaching = Detaching::begin(inner);
+    let enclose = Arc::clone(&inner.config.enclose);
+    let task = async move {
         let detach = Command::DetachConsumer(DetachConsumer {
             session,
             owner,
             release,
         });
-        let result = inner
+        let result = detaching
+            .inner()
             .submit(&detach, &[], Instant::now() + DETACH_MAX)
             .await;
         if let Err(problem) = result
@@ -405,7 +504,8 @@ fn detach_in_background(inner: &Arc<Inner>, session: SessionId, owner: Owner, re
         {
             tracing::debug!(%session, %problem, "the end of a connection was not recorded");
         }
-    });
+    };
+    runtime.spawn(enclose(task.boxed()));
 }
 
 impl ConsumerHandle {

@@ -9,7 +9,7 @@ use ticketrail_core::{
 use ticketrail_proto::error::Problem;
 use tokio::time::Instant;
 
-use crate::bodies::{Bodies, pick};
+use crate::bodies::Bodies;
 
 /// One leased message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub(crate) fn take(
     batch: &mut Vec<Delivery>,
     batch_bytes: &mut usize,
 ) -> Result<bool, Problem> {
-    let Some(entry) = bodies.entry(grant.body.position.index)? else {
+    let Some(entry) = bodies.entry(grant)? else {
         return Ok(true);
     };
     let lease_left = seen.left(grant.deadline);
@@ -88,7 +88,11 @@ pub(crate) fn take(
         if batch.len() >= BATCH_MESSAGES_MAX || *batch_bytes >= BATCH_BYTES_MAX {
             return Ok(false);
         }
-        let stored = pick(&entry, grant.body)?;
+        let found = bodies.pick(&entry, grant.queue, grant.first_offset, grant.body)?;
+        let Some(stored) = found else {
+            advance(grant);
+            continue;
+        };
         *batch_bytes += stored.message.len();
         batch.push(Delivery {
             queue: grant.queue,
@@ -144,9 +148,58 @@ fn advance(grant: &mut Grant) {
     };
 }
 
+/// Those runs of a grant's messages whose fences are wanted, each with what was said of it.
+pub(crate) fn split<T: Copy + PartialEq>(
+    mut grant: Grant,
+    wanted: impl Fn(Fence) -> Option<T>,
+) -> Vec<(Grant, T)> {
+    let mut runs = Vec::new();
+    while grant.count > 0 {
+        let said = wanted(grant.first_fence);
+        let mut run = Grant {
+            count: 0,
+            ..grant.clone()
+        };
+        while grant.count > 0 && wanted(grant.first_fence) == said {
+            run.count += 1;
+            advance(&mut grant);
+        }
+        runs.extend(said.map(|said| (run, said)));
+    }
+    runs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_grant_is_split_by_what_is_wanted_of_it() {
+        let grant = Grant {
+            queue: QueueId(1),
+            first_offset: Offset(10),
+            count: 5,
+            first_fence: Fence(100),
+            first_message_id: MessageId(7),
+            delivery_count: 1,
+            deadline: LeaseTime(1),
+            published_at: WallTime(1),
+            body: BodyRef {
+                position: Position { index: 3, place: 0 },
+                item: 4,
+            },
+            deaths: Vec::new(),
+        };
+        let runs = split(grant, |fence| (fence.0 != 102).then_some(fence.0 > 103));
+        let told: Vec<_> = runs
+            .iter()
+            .map(|(run, said)| (run.first_offset.0, run.count, run.body.item, *said))
+            .collect();
+        assert_eq!(
+            told,
+            [(10, 2, 4, false), (13, 1, 7, false), (14, 1, 8, true)]
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_left_of_a_lease_is_the_less_of_two_clocks() {

@@ -12,9 +12,11 @@ use ticketrail_core::event::SessionEnd;
 use ticketrail_core::{
     Event, Grant, LeaseTime, Offset, Outcome, Owner, Position, QueueId, SessionId, State, WallTime,
 };
-use ticketrail_raft::{AppliedEntry, AppliedSink};
+use ticketrail_raft::{AppliedEntry, AppliedSink, Replaced};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
+
+use crate::counts::Counts;
 
 /// How a command that was handed to the log ended, as far as this node can know.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) enum Answer {
     /// It was not and never will be: it was refused before it was proposed, or its term ended
     /// without it.
     Lost,
+    /// A snapshot took the place of entries that it may have been in.
+    Unknown,
 }
 
 /// A command that was applied.
@@ -52,6 +56,32 @@ pub(crate) enum SessionEvent {
     Ended(SessionEnd),
     /// Another connection serves it from now on.
     Moved,
+    /// This node does not know what became of it: the client shall come back to it.
+    CutOff,
+    /// A snapshot took the place of the state: what happened to the session on the way there was not
+    /// told.
+    Resynced(Resynced),
+}
+
+/// A session as a snapshot has it.
+#[derive(Debug)]
+pub(crate) struct Resynced {
+    /// The last entry that the snapshot covers.
+    pub(crate) index: u64,
+    pub(crate) lease_now: LeaseTime,
+    pub(crate) at: Instant,
+    pub(crate) now: Now,
+}
+
+/// See [`Resynced`].
+#[derive(Debug)]
+pub(crate) enum Now {
+    /// It holds this.
+    Holds(Vec<Grant>),
+    /// Another connection serves it.
+    Moved,
+    /// There is no such session.
+    Gone,
 }
 
 /// Where a waiting command is.
@@ -88,6 +118,7 @@ pub(crate) struct Hub {
     wall_now: AtomicU64,
     next_deadline: AtomicU64,
     moved: Notify,
+    counts: Counts,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,12 +142,30 @@ impl Hub {
             wall_now: AtomicU64::new(0),
             next_deadline: AtomicU64::new(NO_DEADLINE),
             moved: Notify::new(),
+            counts: Counts::default(),
         }
     }
 
     /// Who we are.
     pub(crate) fn owner(&self) -> Owner {
         self.owner
+    }
+
+    /// What is counted of this node's work.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Commands that wait for their outcome.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.waiters).by_correlation.len()
+    }
+
+    /// Long polls that wait.
+    pub(crate) fn polling(&self) -> usize {
+        // One of each bell's holders is the map.
+        let polls = lock(&self.polls);
+        polls.values().map(|bell| Arc::strong_count(bell) - 1).sum()
     }
 
     /// A number to wait under, and the answer.
@@ -342,12 +391,62 @@ impl AppliedSink for Hub {
         self.note_progress(state, applied.term);
         self.answer(&applied);
     }
+
+    fn replaced(&self, state: &State, replaced: Replaced) {
+        self.resync_sessions(state, replaced.index);
+        for bell in lock(&self.polls).values() {
+            bell.notify_waiters();
+        }
+        self.note_progress(state, replaced.term);
+        let mut waiters = lock(&self.waiters);
+        waiters.applied_term = waiters.applied_term.max(replaced.term);
+        waiters.doubt_upto(replaced.term);
+    }
+}
+
+impl Hub {
+    fn resync_sessions(&self, state: &State, index: u64) {
+        let (lease_now, at) = (state.lease_now(), Instant::now());
+        lock(&self.sessions).retain(|&(session, connection), sender| {
+            let here = Owner {
+                connection,
+                ..self.owner
+            };
+            let now = match state.session(session) {
+                None => Now::Gone,
+                Some(view) if view.owner != here => Now::Moved,
+                Some(_) => Now::Holds(state.held(session)),
+            };
+            let resynced = Resynced {
+                index,
+                lease_now,
+                at,
+                now,
+            };
+            sender.try_send(SessionEvent::Resynced(resynced)).is_ok()
+        });
+    }
 }
 
 impl Waiters {
     fn lose(&mut self, correlation: u64) {
         if let Some(waiter) = self.by_correlation.remove(&correlation) {
             let _ = waiter.answer.send(Answer::Lost);
+        }
+    }
+
+    /// What was handed to a leader of this term or an older one may be among the entries that were
+    /// passed over. What was handed to a later one is not, and what waits in the route goes on.
+    fn doubt_upto(&mut self, term: u64) {
+        let in_doubt = |waiter: &Waiter| matches!(waiter.stage, Stage::Handed { term: handed } if handed <= term);
+        let (in_doubt, others) = std::mem::take(&mut self.by_correlation)
+            .into_iter()
+            .partition(|(_, waiter)| in_doubt(waiter));
+        self.by_correlation = others;
+        let in_doubt: BTreeMap<u64, Waiter> = in_doubt;
+        for waiter in in_doubt.into_values() {
+            // An error means that nobody waits any more.
+            let _ = waiter.answer.send(Answer::Unknown);
         }
     }
 
@@ -429,7 +528,7 @@ mod tests {
                     }
                 );
             }
-            Answer::Lost => panic!("it was applied"),
+            Answer::Lost | Answer::Unknown => panic!("it was applied"),
         }
     }
 
@@ -504,5 +603,40 @@ mod tests {
         );
         let told = events.try_recv();
         assert!(matches!(told, Ok(SessionEvent::Ended(_))), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_leaves_those_in_doubt_whose_entry_it_may_have_passed_over() {
+        let hub = Hub::new(OWNER);
+        let (handed, mut handed_answer) = hub.wait();
+        let (later, mut later_answer) = hub.wait();
+        let (_queued, mut queued_answer) = hub.wait();
+        assert!(hub.hand_over(handed, 3));
+        assert!(hub.hand_over(later, 4));
+        let replaced = Replaced { index: 50, term: 3 };
+        hub.replaced(&State::new(), replaced);
+        assert!(matches!(handed_answer.try_recv(), Ok(Answer::Unknown)));
+        assert!(later_answer.try_recv().is_err(), "its term comes after");
+        assert!(
+            queued_answer.try_recv().is_err(),
+            "it was never handed over"
+        );
+        assert_eq!(hub.applied_term(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_a_snapshot_does_not_know_is_told_so() {
+        let hub = Hub::new(OWNER);
+        let mut events = hub.serve(SessionId(5), 1, 4);
+        hub.replaced(&State::new(), Replaced { index: 50, term: 3 });
+        let gone = matches!(
+            events.recv().await,
+            Some(SessionEvent::Resynced(Resynced {
+                index: 50,
+                now: Now::Gone,
+                ..
+            }))
+        );
+        assert!(gone);
     }
 }

@@ -11,16 +11,23 @@
 //! one's own applied state, and a command whose term ended without it is known to be lost and is
 //! tried again ([`submit`]).
 //!
+//! What is let in, and what is refused while a node is short of something, says [`Admission`].
+//!
 //! Start reading at `hub`, then `submit`, then the calls: `publish`, `receive`, `consume`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod admission;
 mod bodies;
 mod broker;
 mod clock;
 mod consume;
+mod counts;
 mod deliver;
+mod farewell;
 mod hub;
+mod lane;
 mod lost_nodes;
+mod members;
 mod proposer;
 mod publish;
 mod publish_stream;
@@ -32,14 +39,21 @@ mod submit;
 mod topology;
 mod view;
 
-pub use broker::{Broker, BrokerConfig, Entropy, StartError, WallClockSource};
+pub use admission::{
+    Admission, AdmissionConfig, Blocked, Bound, Budget, Level, RefusalCounts, Share,
+    blocked_problem,
+};
+pub use broker::{Broker, BrokerConfig, Enclose, Entropy, StartError, WallClockSource};
 pub use consume::{ConsumeRequest, Consumer, ConsumerEnd, ConsumerEvent, ConsumerHandle};
+pub use counts::BrokerFigures;
 pub use deliver::Delivery;
+pub use members::{LAG_ENTRIES_MAX, MembersAnswer, MembersRequest, Standing};
 pub use publish::{NewMessage, Producer, Published};
 pub use publish_stream::{Confirm, PublishStream, UNCONFIRMED_MAX};
 pub use receive::ReceiveRequest;
 pub use route::{Link, LinkError};
-pub use settle::Settled;
+pub use settle::{SETTLE_MESSAGES_MAX, Settled};
 pub use ticketrail_proto::error::Problem;
+pub use ticketrail_raft::HistogramCounts;
 pub use topology::{QueueInfo, Written};
 pub use view::{ClusterView, NodeView, PeekedMessage};

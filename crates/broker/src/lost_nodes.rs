@@ -1,8 +1,7 @@
 //! What this node knows of the others besides Raft: which process runs there, when it was last
 //! heard of, what its clock says. From it the leader tells whose sessions are lost.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +28,9 @@ struct Peer {
 /// See the module.
 pub(crate) struct Peers {
     me: NodeId,
-    voters: AtomicUsize,
+    /// How many, where it is not known who.
+    voters_expected: usize,
+    voters: Mutex<BTreeSet<NodeId>>,
     wall: WallClockSource,
     heard: Mutex<BTreeMap<NodeId, Peer>>,
 }
@@ -38,7 +39,8 @@ impl Peers {
     pub(crate) fn new(me: NodeId, voters: usize, wall: WallClockSource) -> Self {
         Self {
             me,
-            voters: AtomicUsize::new(voters),
+            voters_expected: voters,
+            voters: Mutex::default(),
             wall,
             heard: Mutex::default(),
         }
@@ -57,28 +59,32 @@ impl Peers {
             .insert(node, peer);
     }
 
-    /// This node's wall clock and those of the others as far as known, carried on to `now`; and
+    /// This node's wall clock and those of the other voters as far as known, carried on to `now`; and
     /// how many voters there are (0: not known yet).
     pub(crate) fn wall_clocks(&self, now: Instant) -> (Vec<u64>, usize) {
         let mut clocks = vec![(self.wall)()];
+        let voters = self.voters.lock().unwrap_or_else(PoisonError::into_inner);
+        let votes = |node: &NodeId| voters.is_empty() || voters.contains(node);
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         for (node, peer) in heard.iter() {
             let age = now.saturating_duration_since(peer.heard_at);
-            if *node != self.me && age < CLOCK_VALID && peer.wall_ms > 0 {
+            if *node != self.me && votes(node) && age < CLOCK_VALID && peer.wall_ms > 0 {
                 let age_ms = u64::try_from(age.as_millis()).unwrap_or(0);
                 clocks.push(peer.wall_ms.saturating_add(age_ms));
             }
         }
-        (clocks, self.voters.load(Ordering::Relaxed))
+        match voters.len() {
+            0 => (clocks, self.voters_expected),
+            known => (clocks, known),
+        }
     }
 
-    /// The members are known: a node that starts again is not told of them.
-    fn count_voters(&self, replica: &Replica) {
+    /// The members are known, and change.
+    fn note_voters(&self, replica: &Replica) {
         let members = replica.status().members;
-        let voters = members.values().filter(|member| member.voter).count();
-        if voters > 0 {
-            self.voters.store(voters, Ordering::Relaxed);
-        }
+        let voters = members.iter().filter(|(_, member)| member.voter);
+        let voters = voters.map(|(node, _)| *node).collect();
+        *self.voters.lock().unwrap_or_else(PoisonError::into_inner) = voters;
     }
 
     /// Time since a peer's process was heard of.
@@ -127,7 +133,7 @@ pub(crate) async fn watch_for_lost_nodes(inner: Arc<Inner>) {
     loop {
         judge.pauses(Instant::now());
         look.tick().await;
-        inner.peers.count_voters(&inner.replica);
+        inner.peers.note_voters(&inner.replica);
         if !judge.may(inner.leadership.borrow().is_leader, Instant::now()) {
             continue;
         }

@@ -12,12 +12,13 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
 use ticketrail_core::Stamps;
 use ticketrail_proto::stored;
-use ticketrail_raft::{Leadership, ProposeError, Replica};
-use tokio::sync::{mpsc, watch};
+use ticketrail_raft::{Leadership, ProposeError, Replica, Watcher};
 use tokio::time::Instant;
 
+use crate::admission::Share;
 use crate::clock::{LeaseClock, WallClock};
 use crate::hub::Hub;
+use crate::lane::Intake;
 use crate::lost_nodes::Peers;
 
 /// Most commands of one entry.
@@ -36,13 +37,15 @@ const TICK_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Proposal {
     pub(crate) term: u64,
     pub(crate) commands: Vec<Bytes>,
+    /// The share of the bytes that may wait here, where another node forwarded it.
+    pub(crate) _share: Option<Share>,
 }
 
 /// The proposer task. Idle unless this node leads.
 pub(crate) struct Proposer {
     pub(crate) hub: Arc<Hub>,
     pub(crate) replica: Replica,
-    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) leadership: Watcher<Leadership>,
     pub(crate) peers: Arc<Peers>,
 }
 
@@ -55,7 +58,7 @@ struct Reign {
 
 impl Proposer {
     /// Runs until all senders are gone.
-    pub(crate) async fn run(mut self, mut proposals: mpsc::Receiver<Proposal>) {
+    pub(crate) async fn run(mut self, mut proposals: Intake<Proposal>) {
         let mut held: Option<Proposal> = None;
         loop {
             let lead = *self.leadership.borrow_and_update();
@@ -63,7 +66,10 @@ impl Proposer {
             held = held.filter(|proposal| proposal.term >= lead.term);
             if lead.is_leader && self.hub.applied_term() == lead.term {
                 // Entries of earlier terms are applied, so the clocks' committed values are known.
-                if !self.reign(lead.term, &mut proposals, &mut held).await {
+                let goes_on = self.reign(lead.term, &mut proposals, &mut held).await;
+                // Another node sees the clocks from now on.
+                self.hub.counts().set_clock_alarm(false);
+                if !goes_on {
                     return;
                 }
                 continue;
@@ -84,7 +90,7 @@ impl Proposer {
     async fn reign(
         &mut self,
         term: u64,
-        proposals: &mut mpsc::Receiver<Proposal>,
+        proposals: &mut Intake<Proposal>,
         held: &mut Option<Proposal>,
     ) -> bool {
         let now = Instant::now();
@@ -150,7 +156,7 @@ impl Proposer {
     fn entry(
         &self,
         reign: &mut Reign,
-        proposals: &mut mpsc::Receiver<Proposal>,
+        proposals: &mut Intake<Proposal>,
         held: &mut Option<Proposal>,
     ) -> Bytes {
         let now = Instant::now();
@@ -161,7 +167,7 @@ impl Proposer {
         };
         let mut commands: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
-        while let Some(next) = held.take().or_else(|| proposals.try_recv().ok()) {
+        while let Some(next) = held.take().or_else(|| proposals.try_recv()) {
             if next.term < reign.term {
                 continue;
             }
@@ -179,6 +185,9 @@ impl Proposer {
             bytes += next_bytes;
             commands.extend(next.commands);
         }
+        let counts = self.hub.counts();
+        counts.set_clock_alarm(reign.wall.disagrees());
+        counts.note_entry(commands.len(), bytes);
         let mut payload = BytesMut::with_capacity(bytes + commands.len() * 8 + 32);
         stored::encode_entry(stamps, &commands, &mut payload);
         payload.freeze()

@@ -50,7 +50,7 @@ impl Broker {
     /// message's sequence, and the call may be repeated on any node.
     ///
     /// # Errors
-    /// No such namespace; no leader in time; outcome unknown. A refused item is not an error but
+    /// Overloaded; no such namespace; no leader in time; outcome unknown. A refused item is not an error but
     /// in [`Published::refused`].
     pub async fn publish(
         &self,
@@ -59,6 +59,7 @@ impl Broker {
         messages: Vec<NewMessage>,
         deadline: Instant,
     ) -> Result<Published, Problem> {
+        self.inner.admission.check_publish()?;
         let (command, bodies) = command(namespace, producer, true, messages);
         let (position, outcome) = self.inner.submit(&command, &bodies, deadline).await?;
         published(position, outcome)

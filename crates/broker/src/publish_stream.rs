@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use ticketrail_core::{Command, Outcome, Rejection};
@@ -58,6 +59,7 @@ struct Frame {
     count: u32,
     command: Command,
     bodies: Vec<Bytes>,
+    since: Instant,
     _credit: OwnedSemaphorePermit,
 }
 
@@ -80,7 +82,7 @@ impl Broker {
             frames: Some(frames),
             confirms,
             credit: Arc::new(Semaphore::new(UNCONFIRMED_MAX)),
-            task: tokio::spawn(driver.run(incoming)),
+            task: tokio::spawn((self.inner.config.enclose)(driver.run(incoming).boxed())),
             namespace: namespace.to_owned(),
             producer,
         }
@@ -116,6 +118,7 @@ impl PublishStream {
             count,
             command,
             bodies,
+            since: Instant::now(),
             _credit: credit,
         };
         let frames = self.frames.as_ref().ok_or_else(stopped)?;
@@ -182,6 +185,8 @@ impl Driver {
                     Some(frame) => self.send(frame),
                     None => open = false,
                 },
+                // All outcomes are known, and a frame among them goes again.
+                else => {}
             }
             if self.attempts.is_empty() {
                 self.send_lost_again().await;
@@ -230,6 +235,10 @@ impl Driver {
             .checked_sub(self.first_id)
             .and_then(|place| usize::try_from(place).ok());
         if let Some(sent) = place.and_then(|place| self.window.get_mut(place)) {
+            if let FrameState::Done(Ok(_)) = &state {
+                let counts = self.inner.hub.counts();
+                counts.note_confirm(&sent.frame.command, sent.frame.since);
+            }
             sent.state = state;
         }
     }

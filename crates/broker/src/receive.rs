@@ -65,8 +65,9 @@ impl Drop for Bell<'_> {
 }
 
 impl Broker {
-    /// Leases up to `max_messages`, waiting up to `wait` for the first. `None` position: nothing
-    /// was there and nothing was written. Push consumers of the queue are served first.
+    /// Leases up to `max_messages`, waiting up to `wait` for the first, but not once this node stops.
+    /// `None` position: nothing was there and nothing was written. Push consumers of the queue are
+    /// served first.
     ///
     /// # Errors
     /// No such queue; a bound; no leader in time; outcome unknown (repeat with the same attempt).
@@ -164,7 +165,8 @@ impl Inner {
         Ok((position, deliver::all(&self.bodies, grants, seen)?))
     }
 
-    /// Waits until the queue has something ready by this node's view; `false`: time is up.
+    /// Waits until the queue has something ready by this node's view; `false`: time is up, or
+    /// the node stops.
     async fn wait_for_ready(&self, id: QueueId, request: &ReceiveRequest, until: Instant) -> bool {
         let bell = Bell::of(&self.hub, id);
         let found = async {
@@ -179,7 +181,10 @@ impl Inner {
                 }
             }
         };
-        tokio::time::timeout_at(until, found).await.is_ok()
+        tokio::select! {
+            found = tokio::time::timeout_at(until, found) => found.is_ok(),
+            () = self.farewell.begun() => false,
+        }
     }
 
     /// What is missing: the queue, or its namespace already.

@@ -1,4 +1,4 @@
-//! One task per node that takes commands in the order in which calls made them and hands them to
+//! One task per node and lane that takes commands in the order in which calls made them and hands them to
 //! whoever leads: the proposer here, or the leader's over the link.
 
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use ticketrail_core::NodeId;
-use ticketrail_raft::Leadership;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use ticketrail_raft::{Leadership, Watcher};
+use tokio::sync::mpsc;
 
+use crate::admission::Share;
 use crate::hub::Hub;
 use crate::proposer::Proposal;
 
@@ -51,13 +52,13 @@ pub(crate) struct Outgoing {
     pub(crate) correlation: u64,
     pub(crate) command: Bytes,
     /// Its share of the bytes that may wait on this node.
-    pub(crate) _room: Option<Arc<OwnedSemaphorePermit>>,
+    pub(crate) _room: Option<Arc<Share>>,
 }
 
 /// The route task.
 pub(crate) struct Route {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) leadership: Watcher<Leadership>,
     pub(crate) proposer: mpsc::Sender<Proposal>,
     pub(crate) link: Arc<dyn Link>,
 }
@@ -99,6 +100,7 @@ impl Route {
                 let proposal = Proposal {
                     term,
                     commands: batch,
+                    _share: None,
                 };
                 let handed = self.proposer.send(proposal);
                 tokio::pin!(handed);
@@ -158,6 +160,7 @@ mod tests {
     use std::time::Duration;
 
     use ticketrail_core::{BootId, Owner};
+    use ticketrail_raft::Watched;
 
     use super::*;
 
@@ -184,7 +187,7 @@ mod tests {
             boot: BootId(1),
             connection: 0,
         }));
-        let (leads, leadership) = watch::channel(Leadership {
+        let leads = Watched::new(Leadership {
             term: 1,
             leader: Some(NodeId(2)),
             ..Leadership::default()
@@ -193,7 +196,7 @@ mod tests {
         let link = Arc::new(Silent::default());
         let route = Route {
             hub: Arc::clone(&hub),
-            leadership,
+            leadership: leads.subscribe(),
             proposer,
             link: Arc::clone(&link) as _,
         };

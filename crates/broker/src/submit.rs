@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::broker::Inner;
 use crate::hub::{Answer, Applied};
+use crate::lane::Lane;
 use crate::route::Outgoing;
 
 /// Pause before a command that is known to be lost is proposed again, unless a leader shows up
@@ -35,6 +36,7 @@ impl Inner {
         messages: &[Bytes],
         deadline: Instant,
     ) -> Result<(Position, Outcome), Problem> {
+        let since = Instant::now();
         loop {
             match self.attempt(command, messages, deadline).await? {
                 Attempt::Applied(Applied {
@@ -43,7 +45,10 @@ impl Inner {
                 }) => {
                     return Err(Problem::from(&rejection));
                 }
-                Attempt::Applied(Applied { position, outcome }) => return Ok((position, outcome)),
+                Attempt::Applied(Applied { position, outcome }) => {
+                    self.hub.counts().note_confirm(command, since);
+                    return Ok((position, outcome));
+                }
                 Attempt::Lost => self.before_again(deadline).await?,
             }
         }
@@ -75,24 +80,20 @@ impl Inner {
             boot: owner.boot,
             correlation,
         };
+        let may_repeat = finds_itself(command);
+        let lane = Lane::of(command);
         let command = stored::encode_command(command, Some(origin), messages);
         let waiting = async {
             // Bounds what waits on this node, by bytes; held until the answer, and until the
             // command has left the route's queue if nobody waits for it any more.
-            let room = u32::try_from(command.len())
-                .unwrap_or(u32::MAX)
-                .min(self.waiting_bytes_max);
-            let room = Arc::clone(&self.waiting_bytes)
-                .acquire_many_owned(room)
-                .await
-                .map_err(|_| stopped())?;
-            let room = Arc::new(room);
+            let room = Arc::new(self.waiting.of(lane).take(command.len()).await);
             let outgoing = Outgoing {
                 correlation,
                 command,
                 _room: Some(Arc::clone(&room)),
             };
-            self.route.send(outgoing).await.map_err(|_| stopped())?;
+            let sent = self.routes.of(lane).send(outgoing).await;
+            sent.map_err(|_| stopped())?;
             let answer = answer.await.map_err(|_| stopped())?;
             drop(room);
             Ok(answer)
@@ -108,10 +109,21 @@ impl Inner {
             }))) => Ok(Attempt::Lost),
             Ok(Ok(Answer::Applied(applied))) => Ok(Attempt::Applied(applied)),
             Ok(Ok(Answer::Lost)) => Ok(Attempt::Lost),
+            Ok(Ok(Answer::Unknown)) if may_repeat => Ok(Attempt::Lost),
+            Ok(Ok(Answer::Unknown)) => Err(unknown()),
             Ok(Err(stopped)) => Err(stopped),
             Err(_) if guard.give_up() => Err(not_proposed()),
             Err(_) => Err(unknown()),
         }
+    }
+}
+
+/// Whether a command that was applied before, and is applied again, does nothing and answers as it did.
+fn finds_itself(command: &Command) -> bool {
+    match command {
+        Command::Publish(publish) => publish.producer.is_some(),
+        Command::Receive(receive) => !receive.attempt.is_empty(),
+        _ => false,
     }
 }
 

@@ -1,14 +1,19 @@
 //! Reading: linearizable views of the state.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ticketrail_core::view::{MessageState, Peeked};
 use ticketrail_core::{NodeId, Offset, QueueId};
-use ticketrail_proto::error::Problem;
-use ticketrail_raft::Status;
+use ticketrail_proto::error::{Problem, Reason};
+use ticketrail_raft::{Source, Status};
 use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::topology::namespace_or_default;
+
+/// Who asks for a copy and gets none asks again after so long.
+const EXPORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A message as a browser sees it.
 #[derive(Clone, Debug)]
@@ -102,7 +107,7 @@ impl Broker {
             })
             .await?;
         let with_bytes = |peeked: Peeked| {
-            let found = self.inner.bodies.message(peeked.body)?;
+            let found = self.inner.bodies.message(id, peeked.offset, peeked.body)?;
             Ok(found.map(|(routing_key, message)| PeekedMessage {
                 peeked,
                 routing_key,
@@ -116,6 +121,21 @@ impl Broker {
                 .filter_map(|peeked| with_bytes(peeked).transpose())
                 .collect::<Result<_, Problem>>()?,
         ))
+    }
+
+    /// A consistent copy of this node's state and bodies, to be read in pieces, with everything in it that
+    /// was confirmed before this call.
+    ///
+    /// # Errors
+    /// No leader in time; too many copies are made already.
+    pub async fn export(&self, deadline: Instant) -> Result<Source, Problem> {
+        self.inner.read_barrier(deadline).await?;
+        let export = self.inner.replica.export().await;
+        export.map_err(|why| {
+            let message =
+                format!("no copy can be made here now: {why}; try again, or ask another node");
+            Problem::new(Reason::Overloaded, message).retry_after(EXPORT_AGAIN_AFTER)
+        })
     }
 
     /// The cluster as this node sees it; never waits.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,16 +11,17 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tempfile::TempDir;
 use ticketrail_broker::{
-    Broker, BrokerConfig, ConsumeRequest, ConsumerEvent, Link, LinkError, NewMessage,
-    ReceiveRequest,
+    AdmissionConfig, Broker, BrokerConfig, ConsumeRequest, Consumer, ConsumerEnd, ConsumerEvent,
+    Link, LinkError, NewMessage, ReceiveRequest,
 };
 use ticketrail_core::command::{AttachConsumer, SettleKind, SettleRange};
 use ticketrail_core::view::SessionView;
-use ticketrail_core::{BootId, Command, NodeId, Owner, QueueSettings, SessionId};
+use ticketrail_core::{BootId, Command, DiskId, NodeId, Owner, QueueSettings, SessionId, State};
+use ticketrail_proto::error::Reason;
 use ticketrail_proto::stored::encode_command;
 use ticketrail_raft::{
-    Folders, PeerAddress, PeerRequest, PeerResponse, Replica, ReplicaConfig, Transport,
-    TransportError,
+    AppliedEntry, AppliedSink, Folders, PeerAddress, PeerRequest, PeerResponse, Replaced, Replica,
+    ReplicaConfig, Transport, TransportError,
 };
 use tokio::time::Instant;
 
@@ -53,8 +54,29 @@ impl Link for Alone {
     }
 }
 
+/// The broker's sink, of which entries can be kept, as by a snapshot that is put in the place of the
+/// state.
+struct Ear {
+    broker: Arc<dyn AppliedSink>,
+    is_deaf: AtomicBool,
+}
+
+impl AppliedSink for Ear {
+    fn applied(&self, state: &State, applied: AppliedEntry<'_>) {
+        if !self.is_deaf.load(Ordering::Relaxed) {
+            self.broker.applied(state, applied);
+        }
+    }
+
+    fn replaced(&self, state: &State, replaced: Replaced) {
+        self.is_deaf.store(false, Ordering::Relaxed);
+        self.broker.replaced(state, replaced);
+    }
+}
+
 struct Node {
     broker: Broker,
+    ear: Arc<Ear>,
     _folder: TempDir,
     _folders: Folders,
 }
@@ -68,13 +90,22 @@ impl Node {
         let config = BrokerConfig {
             node: NODE,
             boot: BOOT,
+            disk: DiskId(1),
             cluster_id: CLUSTER,
             voters: 1,
-            waiting_bytes_max: 1 << 20,
+            admission: AdmissionConfig {
+                publish_bytes_max: 1 << 20,
+                reserved_bytes_max: 1 << 20,
+                ..AdmissionConfig::default()
+            },
             wall_clock: Arc::new(|| 1_000),
             entropy: Arc::new(move || u128::from(random.fetch_add(1, Ordering::Relaxed))),
+            enclose: BrokerConfig::plain(),
         };
-        let broker = Broker::start(config, Arc::new(Alone), |sink| async {
+        let mut ear = None;
+        let broker = Broker::start(config, Arc::new(Alone), |broker| async {
+            let is_deaf = AtomicBool::new(false);
+            let sink = ear.insert(Arc::new(Ear { broker, is_deaf })).clone();
             let config = ReplicaConfig::new(CLUSTER, NODE, BOOT);
             let replica = Replica::start(config, storage, Arc::new(Alone), sink).await?;
             let members = BTreeMap::from([(NODE, PeerAddress::default())]);
@@ -83,6 +114,7 @@ impl Node {
         });
         let node = Self {
             broker: broker.await.unwrap(),
+            ear: ear.unwrap(),
             _folder: folder,
             _folders: folders,
         };
@@ -99,17 +131,23 @@ impl Node {
     }
 
     async fn publish(&self, count: usize) {
-        let message = NewMessage {
-            routing_key: "q".to_owned(),
-            mandatory: true,
-            message: Bytes::from_static(b"x"),
-            given: None,
-        };
-        let published = self
-            .broker
-            .publish("", None, vec![message; count], soon())
-            .await;
+        let published = self.broker.publish("", None, messages(count), soon()).await;
         assert!(published.unwrap().refused.is_empty());
+    }
+
+    /// Has the broker hear of the state as it is by a snapshot that was just installed.
+    fn install(&self) {
+        let term = self.broker.leadership().borrow().term;
+        self.broker.replica().with_state(|state| {
+            let index = state.applied_index();
+            self.ear.replaced(state, Replaced { index, term });
+        });
+    }
+
+    /// Messages that are leased.
+    fn in_flight(&self) -> u64 {
+        let replica = self.broker.replica();
+        replica.with_state(|state| state.queue("default", "q").unwrap().in_flight)
     }
 
     fn sessions(&self) -> Vec<SessionView> {
@@ -125,6 +163,30 @@ impl Node {
             (queue.counters.acknowledged, queue.ready)
         })
     }
+}
+
+fn messages(count: usize) -> Vec<NewMessage> {
+    let message = NewMessage {
+        routing_key: "q".to_owned(),
+        mandatory: true,
+        message: Bytes::from_static(b"x"),
+        given: None,
+    };
+    vec![message; count]
+}
+
+/// The offsets of the next so many deliveries.
+async fn delivered(consumer: &mut Consumer, count: usize) -> Vec<u64> {
+    let mut offsets = Vec::new();
+    while offsets.len() < count {
+        match tokio::time::timeout_at(soon(), consumer.next()).await {
+            Ok(ConsumerEvent::Deliveries(batch)) => {
+                offsets.extend(batch.iter().map(|delivery| delivery.offset.0));
+            }
+            other => panic!("{other:?} after {offsets:?}"),
+        }
+    }
+    offsets
 }
 
 fn soon() -> Instant {
@@ -254,5 +316,43 @@ async fn a_refused_attachment_leaves_nothing_behind() {
     let after = node.broker.replica().status().applied_index.unwrap();
     assert!(after - before <= 2, "the attachment and the publish");
     assert!(node.sessions().is_empty());
+    node.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_has_what_a_session_holds_delivered_once() {
+    let node = Node::start().await;
+    let request = ConsumeRequest {
+        lease: Some(Duration::from_secs(600)),
+        ..consume(None, false)
+    };
+    let mut consumer = node.broker.consume(request, soon()).await.unwrap();
+    node.publish(2).await;
+    assert_eq!(delivered(&mut consumer, 2).await, [0, 1]);
+
+    // One waits to be delivered; one more comes by an entry that is passed over.
+    node.publish(1).await;
+    node.ear.is_deaf.store(true, Ordering::Relaxed);
+    let broker = node.broker.clone();
+    let publishing =
+        tokio::spawn(async move { broker.publish("", None, messages(1), soon()).await });
+    eventually("the lease", async || (node.in_flight() == 4).then_some(())).await;
+    node.install();
+    let problem = publishing.await.unwrap().unwrap_err();
+    assert_eq!(problem.reason(), Reason::OutcomeUnknown);
+    assert_eq!(delivered(&mut consumer, 2).await, [2, 3]);
+
+    // What was delivered is not delivered again, and entries go on behind the snapshot.
+    node.install();
+    node.publish(1).await;
+    assert_eq!(delivered(&mut consumer, 1).await, [4]);
+
+    // A state without the session: its client shall come back to it.
+    let term = node.broker.leadership().borrow().term;
+    let index = u64::MAX;
+    (node.ear).replaced(&State::new(), Replaced { index, term });
+    let event = tokio::time::timeout_at(soon(), consumer.next()).await;
+    let is_over = matches!(event, Ok(ConsumerEvent::Ended(ConsumerEnd::CutOff)));
+    assert!(is_over, "{event:?}");
     node.broker.shutdown().await;
 }

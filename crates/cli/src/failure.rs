@@ -51,9 +51,14 @@ pub(crate) enum Effect {
     Repeatable,
     /// What is unknown is only a preparation.
     Nothing,
+    /// What was read was not read to its end.
+    Incomplete,
 }
 
 impl Failure {
+    /// The exit code of a process that does not wait for its own end.
+    pub(crate) const AT_ONCE: u8 = LOCAL;
+
     pub(crate) fn local(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
         Self::Local(format!("{what}: {error}"))
     }
@@ -78,7 +83,7 @@ impl Failure {
         match self {
             Self::Cluster {
                 error,
-                effect: Effect::Nothing,
+                effect: Effect::Nothing | Effect::Incomplete,
                 ..
             } if error.is_outcome_unknown() => UNAVAILABLE,
             Self::Cluster { error, .. } if error.is_outcome_unknown() => UNKNOWN,
@@ -136,6 +141,7 @@ impl Failure {
 fn advice(error: &Error, effect: Effect) -> Option<&'static str> {
     if error.is_outcome_unknown() {
         return Some(match effect {
+            Effect::Incomplete => return None,
             Effect::LookFirst => {
                 "the outcome is unknown: it may or may not have been done; look before you repeat it"
             }

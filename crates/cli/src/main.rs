@@ -9,6 +9,7 @@
 mod args;
 mod dev;
 mod failure;
+mod logging;
 mod records;
 mod serve;
 mod show;

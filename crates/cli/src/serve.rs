@@ -1,29 +1,30 @@
 //! `ticketrail serve`: gathers the configuration, sets up logging, and runs one node.
 
-use ticketrail_server::WrittenConfig;
-use tracing_subscriber::EnvFilter;
+use ticketrail_server::{ServerConfig, WrittenConfig, WrittenLog, WrittenMetrics};
 
-use crate::args::{LogFormat, Serve};
+use crate::args::Serve;
 use crate::failure::{Failure, Result};
-
-/// What is logged unless said otherwise: what happens to the node, and not each step of a vote.
-const LOG_DEFAULT: &str = "info,openraft=warn";
+use crate::logging;
 
 pub(crate) async fn run(args: Serve) -> Result {
-    start_logging(&args)?;
+    let config = config(args)?;
+    logging::start(&config.log, config.node.0)?;
+    let running = ticketrail_server::run(config, crate::signals::to_stop_or_end());
+    running.await.map_err(|error| {
+        tracing::error!(%error, "ended");
+        Failure::Local(error.to_string())
+    })
+}
+
+/// The configuration of a node, from flags, environment and file.
+pub(crate) fn config(args: Serve) -> Result<ServerConfig> {
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
     let file = match &args.config {
         Some(path) => WrittenConfig::read(path).map_err(|error| usage(&error))?,
         None => WrittenConfig::default(),
     };
-    let config = written(args)
-        .or(file)
-        .validate()
-        .map_err(|error| usage(&error))?;
-    let running = ticketrail_server::run(config, crate::signals::to_stop());
-    running
-        .await
-        .map_err(|error| Failure::Local(error.to_string()))
+    let config = written(args).or(file).validate();
+    config.map_err(|error| usage(&error))
 }
 
 /// What the flags and the environment say; clap has let the flags win.
@@ -36,21 +37,18 @@ fn written(args: Serve) -> WrittenConfig {
         reflection: args.reflection,
         bootstrap: args.bootstrap,
         cluster_id: args.cluster_id,
+        join: args.join,
+        learner: args.learner.then_some(true),
+        advertise: args.advertise,
+        peer_advertise: args.peer_advertise,
+        metrics: WrittenMetrics {
+            listen: args.metrics_listen,
+            ..WrittenMetrics::default()
+        },
+        log: WrittenLog {
+            format: args.log_format,
+            filter: args.log,
+        },
         ..WrittenConfig::default()
     }
-}
-
-fn start_logging(args: &Serve) -> Result {
-    let filter = EnvFilter::try_new(args.log.as_deref().unwrap_or(LOG_DEFAULT))
-        .map_err(|error| Failure::Usage(format!("--log: {error}")))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let started = match args.log_format.unwrap_or(LogFormat::Text) {
-        LogFormat::Text => builder
-            .with_ansi(crate::show::stderr_is_terminal())
-            .try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    started.map_err(|error| Failure::local("logging", error))
 }

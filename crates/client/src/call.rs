@@ -9,7 +9,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::client::Client;
 use crate::error::{CONNECT_FAILED, Error, NOT_PROPOSED, Result};
 use crate::pool::Pick;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, TurnedAway};
 
 /// How long one node may take before another is asked, for calls that can be repeated.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -81,6 +81,7 @@ struct Attempts<'a> {
     deadline: Instant,
     backoff: Backoff,
     unreachable: usize,
+    turned_away: TurnedAway,
     outcome_unknown: bool,
 }
 
@@ -96,6 +97,7 @@ impl<'a> Attempts<'a> {
             deadline,
             backoff: Backoff::default(),
             unreachable: 0,
+            turned_away: TurnedAway::default(),
             outcome_unknown: false,
         }
     }
@@ -128,16 +130,15 @@ impl<'a> Attempts<'a> {
     fn failed(&mut self, pick: &Pick, error: Error) -> Result<Duration> {
         let now = Instant::now();
         let shared = &self.client.shared;
-        if error.is_connection() {
-            shared.pool.failed(pick.index, now);
-        }
+        shared.pool.note(pick.index, &error, now);
         self.outcome_unknown |= error.is_outcome_unknown();
         let unreachable = error.reason() == CONNECT_FAILED;
         self.unreachable = if unreachable { self.unreachable + 1 } else { 0 };
         let all_unreachable = self.unreachable >= shared.pool.len();
 
-        // An endpoint that refuses the connection costs nothing: ask the next one at once.
-        let pause = if unreachable && !all_unreachable {
+        // A node that is not there, or stops, costs nothing: ask the next one at once.
+        let next_at_once = self.turned_away.ask_next(&error, shared.pool.len());
+        let pause = if next_at_once {
             Duration::ZERO
         } else {
             self.backoff
@@ -146,7 +147,11 @@ impl<'a> Attempts<'a> {
         };
         let in_time = now + pause < self.deadline;
         let is_down = all_unreachable && now - self.started >= UNREACHABLE_MAX;
-        if self.may_repeat(&error) && in_time && !is_down && shared.budget.take(now) {
+        if self.may_repeat(&error)
+            && in_time
+            && !is_down
+            && (next_at_once || shared.budget.take(now))
+        {
             tracing::debug!(
                 endpoint = pick.endpoint,
                 reason = error.reason(),

@@ -20,6 +20,8 @@ pub(crate) const CONNECTION_BROKEN: &str = "CONNECTION_BROKEN";
 pub(crate) const TIMED_OUT: &str = "TIMED_OUT";
 /// The time for the call was over before it was sent; nothing was done. Made by this client.
 pub(crate) const NOT_PROPOSED: &str = "NOT_PROPOSED";
+/// The node stops; nothing was done.
+pub(crate) const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 /// The server says that it cannot know whether it was done.
 pub(crate) const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 
@@ -102,6 +104,24 @@ impl Error {
             self.reason(),
             CONNECT_FAILED | CONNECTION_BROKEN | TIMED_OUT
         )
+    }
+
+    /// The node stops, is cut off from the others or is not there: nothing was done, and another node may
+    /// be better.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        let elsewhere = self.names_others() && !self.is_outcome_unknown();
+        elsewhere || matches!(self.reason(), CONNECT_FAILED | SHUTTING_DOWN)
+    }
+
+    /// The node said which others to ask instead.
+    pub(crate) fn names_others(&self) -> bool {
+        self.metadata("nodes").is_some()
+    }
+
+    /// The other nodes that a node which stops told of, as `host:port`.
+    pub(crate) fn other_nodes(&self) -> impl Iterator<Item = &str> {
+        let nodes = self.metadata("nodes").unwrap_or_default();
+        nodes.split(',').filter(|address| !address.is_empty())
     }
 
     pub(crate) fn new(code: Code, reason: &str, message: impl Into<String>) -> Self {
@@ -194,6 +214,14 @@ impl Error {
             let message = format!("cannot connect to {endpoint}: {}", root_cause(status));
             return Self::new(Code::Unavailable, CONNECT_FAILED, message);
         }
+        if find::<hyper::Error>(status).is_some_and(hyper::Error::is_canceled) {
+            let message = format!("{endpoint} closed the connection before this was sent");
+            return Self::new(Code::Unavailable, CONNECT_FAILED, message);
+        }
+        if find::<h2::Error>(status).is_some_and(passed_over) {
+            let message = format!("{endpoint} closed the connection before it looked at this");
+            return Self::new(Code::Unavailable, CONNECT_FAILED, message);
+        }
         if status.code() == Code::DeadlineExceeded || caused_by::<tonic::TimeoutExpired>(status) {
             let message = format!("{endpoint} gave no answer in time");
             return Self::new(Code::DeadlineExceeded, TIMED_OUT, message);
@@ -233,15 +261,26 @@ impl From<&Refusal> for Error {
     }
 }
 
+/// A server that stops says up to which call it works on (RFC 9113, 6.8); those behind it get this error, and those before it
+/// another one if the connection breaks.
+fn passed_over(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+}
+
 fn caused_by<E: StdError + 'static>(status: &Status) -> bool {
+    find::<E>(status).is_some()
+}
+
+/// The first cause of this type.
+fn find<E: StdError + 'static>(status: &Status) -> Option<&E> {
     let mut source = status.source();
     while let Some(error) = source {
-        if error.is::<E>() {
-            return true;
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         source = error.source();
     }
-    false
+    None
 }
 
 fn root_cause(status: &Status) -> String {

@@ -41,6 +41,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod admin;
+mod backup;
 mod call;
 mod client;
 mod consumer;
@@ -48,6 +49,7 @@ mod convert;
 mod delivery;
 mod endpoints;
 mod error;
+mod members;
 mod message;
 mod pool;
 mod producer;
@@ -56,6 +58,7 @@ mod receive;
 mod retry;
 mod topology;
 
+pub use backup::{Backup, BackupPart};
 pub use client::{Client, ClientOptions};
 pub use consumer::{Consumer, ConsumerBuilder, Leased, Settling};
 pub use delivery::{Delivery, Receipt};

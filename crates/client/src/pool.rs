@@ -1,12 +1,14 @@
 //! The connections: one HTTP/2 channel per endpoint, taken in turn, the failing ones left out for a while.
+//! Nodes that stop tell of others, which are taken in turn as well.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use tonic::transport::{Channel, Endpoint};
 
-use crate::error::{Error, Result};
+use crate::endpoints::parse_endpoints;
+use crate::error::{Error, Result, SHUTTING_DOWN};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -17,9 +19,16 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const AVOID_FIRST: Duration = Duration::from_millis(250);
 const AVOID_MAX: Duration = Duration::from_secs(5);
 
+/// How long a node is left out that said that it stops.
+const LEAVING: Duration = Duration::from_secs(1);
+/// How many endpoints are known at most, the configured ones and those that nodes told of.
+const NODES_MAX: usize = 64;
+
 #[derive(Debug)]
 pub(crate) struct Pool {
-    nodes: Vec<Node>,
+    configured: Vec<String>,
+    /// Grows at the end only: an index stays what it is.
+    nodes: RwLock<Vec<Arc<Node>>>,
     turn: AtomicUsize,
 }
 
@@ -49,33 +58,39 @@ impl Pool {
     pub(crate) fn new(endpoints: &[String]) -> Result<Self> {
         let nodes = endpoints
             .iter()
-            .map(|endpoint| Node::new(endpoint))
+            .map(|endpoint| Node::new(endpoint).map(Arc::new))
             .collect::<Result<_>>()?;
         let turn = AtomicUsize::new(rand::random_range(0..endpoints.len().max(1)));
-        Ok(Self { nodes, turn })
+        Ok(Self {
+            configured: endpoints.to_vec(),
+            nodes: RwLock::new(nodes),
+            turn,
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
+        self.nodes().len()
     }
 
+    /// The configured ones.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = &str> {
-        self.nodes.iter().map(|node| node.endpoint.as_str())
+        self.configured.iter().map(String::as_str)
     }
 
     /// The next endpoint in turn that is not left out; if all are, the one whose time is over first.
     pub(crate) fn pick(&self, now: Instant) -> Pick {
+        let nodes = self.nodes();
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        let order = (0..self.nodes.len()).map(|step| (start + step) % self.nodes.len());
+        let order = (0..nodes.len()).map(|step| start.wrapping_add(step) % nodes.len());
         let index = order
             .min_by_key(|index| {
-                self.nodes[*index]
+                nodes[*index]
                     .health()
                     .avoid_until
                     .filter(|until| *until > now)
             })
             .expect("a pool has at least one endpoint");
-        let node = &self.nodes[index];
+        let node = &nodes[index];
         Pick {
             index,
             endpoint: node.endpoint.clone(),
@@ -84,21 +99,65 @@ impl Pool {
     }
 
     pub(crate) fn failed(&self, index: usize, now: Instant) {
-        let mut health = self.nodes[index]
-            .health
-            .lock()
-            .expect("nothing panics under this lock");
-        let avoid = AVOID_FIRST * (1 << health.failures.min(8));
-        health.failures = health.failures.saturating_add(1);
-        health.avoid_until = Some(now + avoid.min(AVOID_MAX));
+        self.change(index, |health| {
+            let avoid = AVOID_FIRST * (1 << health.failures.min(8));
+            health.failures = health.failures.saturating_add(1);
+            health.avoid_until = Some(now + avoid.min(AVOID_MAX));
+        });
+    }
+
+    /// Learns from an attempt that failed.
+    pub(crate) fn note(&self, index: usize, error: &Error, now: Instant) {
+        if error.reason() == SHUTTING_DOWN || error.names_others() {
+            self.leaves(index, error.other_nodes(), now);
+        } else if error.is_connection() {
+            self.failed(index, now);
+        }
+    }
+
+    /// The node stops: it is left out, and those that it names (`host:port`) are asked as well.
+    pub(crate) fn leaves<'a>(
+        &self,
+        index: usize,
+        others: impl IntoIterator<Item = &'a str>,
+        now: Instant,
+    ) {
+        self.change(index, |health| {
+            let until = now + LEAVING;
+            health.avoid_until = Some(health.avoid_until.map_or(until, |old| old.max(until)));
+        });
+        let mut nodes = self.nodes.write().expect("nothing panics under this lock");
+        for address in others {
+            let Ok(endpoint) = parse_endpoints(address) else {
+                continue;
+            };
+            for endpoint in endpoint {
+                let known = nodes.iter().any(|node| node.endpoint == endpoint);
+                if !known
+                    && nodes.len() < NODES_MAX
+                    && let Ok(node) = Node::new(&endpoint)
+                {
+                    nodes.push(Arc::new(node));
+                }
+            }
+        }
     }
 
     pub(crate) fn succeeded(&self, index: usize) {
-        let mut health = self.nodes[index]
+        self.change(index, |health| *health = Health::default());
+    }
+
+    fn change(&self, index: usize, change: impl FnOnce(&mut Health)) {
+        let nodes = self.nodes();
+        let mut health = nodes[index]
             .health
             .lock()
             .expect("nothing panics under this lock");
-        *health = Health::default();
+        change(&mut health);
+    }
+
+    fn nodes(&self) -> RwLockReadGuard<'_, Vec<Arc<Node>>> {
+        self.nodes.read().expect("nothing panics under this lock")
     }
 }
 
@@ -172,6 +231,17 @@ mod tests {
         pool.failed(0, now);
         pool.failed(0, now);
         pool.failed(1, now);
+        assert!((0..4).all(|_| pool.pick(now).index == 1));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stops_tells_of_others() {
+        let pool = pool(1);
+        let now = Instant::now();
+        pool.leaves(0, ["127.0.0.1:2", "127.0.0.1:1", "nonsense"], now);
+        assert_eq!(pool.len(), 2);
+        assert_eq!(pool.pick(now).endpoint, "http://127.0.0.1:2");
+        assert_eq!(pool.endpoints().count(), 1, "what is configured stays");
         assert!((0..4).all(|_| pool.pick(now).index == 1));
     }
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
+use crate::error::Error;
+
 /// The first wait of a [`Backoff`], on average.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// The longest wait of a [`Backoff`].
@@ -37,6 +39,30 @@ impl Backoff {
     fn bound(failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(16);
         (BACKOFF_FIRST * (1 << doublings)).min(BACKOFF_MAX)
+    }
+}
+
+/// Counts the attempts in a row that surely did nothing and that say nothing of the other nodes: each of
+/// them is asked once, at once and free of charge, before there is a pause.
+#[derive(Debug, Default)]
+pub(crate) struct TurnedAway {
+    in_a_row: usize,
+}
+
+impl TurnedAway {
+    /// Whether to ask the next of so many nodes at once.
+    pub(crate) fn ask_next(&mut self, error: &Error, nodes: usize) -> bool {
+        if error.is_turned_away() {
+            self.in_a_row += 1;
+        } else {
+            self.in_a_row = 0;
+        }
+        (1..nodes).contains(&self.in_a_row)
+    }
+
+    /// An attempt went through.
+    pub(crate) fn reset(&mut self) {
+        self.in_a_row = 0;
     }
 }
 
@@ -107,6 +133,16 @@ mod tests {
         assert_eq!(Backoff::bound(1000), BACKOFF_MAX);
         backoff.reset();
         assert!(backoff.next() <= BACKOFF_FIRST);
+    }
+
+    #[test]
+    fn each_node_is_asked_once_before_there_is_a_pause() {
+        let away = Error::new(tonic::Code::Unavailable, "SHUTTING_DOWN", "");
+        let other = Error::new(tonic::Code::Unavailable, "NO_LEADER", "");
+        let mut turned = TurnedAway::default();
+        let asked = [&away, &away, &away, &other, &away].map(|error| turned.ask_next(error, 3));
+        assert_eq!(asked, [true, true, false, false, true]);
+        assert!(!TurnedAway::default().ask_next(&away, 1));
     }
 
     #[test]

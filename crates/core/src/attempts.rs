@@ -27,15 +27,14 @@ impl Queue {
         if let Some(number) = self.attempts_by_id.get(&id).copied() {
             self.forget_attempt(number, shared);
         }
-        let leases = grants.iter().map(|grant| AttemptRange {
-            first_offset: grant.first_offset,
-            count: grant.count,
-            first_fence: grant.first_fence,
-        });
+        let mut leases: Vec<AttemptRange> = Vec::new();
+        for grant in grants {
+            add_range(&mut leases, grant);
+        }
         let attempt = AttemptRow {
             id: id.clone(),
             answered_at: shared.lease_now,
-            leases: leases.collect(),
+            leases,
         };
         let number = self.next_attempt;
         self.next_attempt = number.saturating_add(1);
@@ -74,7 +73,7 @@ impl Queue {
                 if diagonal(first, lease.first_fence)
                     == diagonal(range.first_offset, range.first_fence)
                 {
-                    grants.extend(self.part_of_lease(first, lease, at, end));
+                    self.tell_part(first, lease, (at, end), &mut grants);
                 }
                 at = first.plus(u64::from(lease.count));
             }
@@ -82,14 +81,14 @@ impl Queue {
         grants
     }
 
-    /// Those of a lease range's messages that are in `from..end`, as a grant.
-    fn part_of_lease(
+    /// Those of a lease range's messages that are in `from..end`, as grants.
+    fn tell_part(
         &self,
         first: Offset,
         lease: &LeaseRow,
-        from: Offset,
-        end: Offset,
-    ) -> Option<Grant> {
+        (from, end): (Offset, Offset),
+        grants: &mut Vec<Grant>,
+    ) {
         let from = from.max(first);
         let end = end.min(first.plus(u64::from(lease.count)));
         let skip = from.0.saturating_sub(first.0);
@@ -98,6 +97,24 @@ impl Queue {
             first_fence: Fence(lease.first_fence.0.saturating_add(skip)),
             ..*lease
         };
-        self.grant(from, &part)
+        self.tell(from, &part, grants);
     }
+}
+
+/// Adds a grant, together with those right before it.
+fn add_range(ranges: &mut Vec<AttemptRange>, grant: &Grant) {
+    let first = grant.first_offset;
+    if let Some(last) = ranges.last_mut()
+        && last.first_offset.plus(u64::from(last.count)) == first
+        && diagonal(last.first_offset, last.first_fence) == diagonal(first, grant.first_fence)
+        && let Some(count) = last.count.checked_add(grant.count)
+    {
+        last.count = count;
+        return;
+    }
+    ranges.push(AttemptRange {
+        first_offset: first,
+        count: grant.count,
+        first_fence: grant.first_fence,
+    });
 }

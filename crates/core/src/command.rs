@@ -9,6 +9,8 @@
 //!
 //! * Every leased or delayed message is a timer of its own, so is every session in its grace. Due
 //!   at the same time: leases by queue and offset, then delays by queue and offset, then sessions.
+//!   A session's timer counts each message that it takes back (one if there is none); a session that
+//!   holds more than the count allows goes on with the next entry.
 //!   After them, as far as the count allows, parked dead letters move whose target is there (or is
 //!   no longer set: they are dropped), by source queue and offset.
 //! * Touched queues hand out in the order of their ids. A queue has its consumers in a line:
@@ -21,7 +23,8 @@
 use alloc::{string::String, vec::Vec};
 
 use crate::id::{
-    BootId, Fence, LeaseTime, NodeId, Offset, Owner, ProducerId, QueueId, SessionId, WallTime,
+    BootId, DiskId, Fence, LeaseTime, NodeId, Offset, Owner, ProducerId, QueueId, SessionId,
+    WallTime,
 };
 use crate::settings::{QueueChanges, QueueSettings};
 
@@ -81,6 +84,10 @@ pub enum Command {
     NodeBooted(NodeBooted),
     /// A node's process is gone, as the leader sees it.
     SessionsLost(SessionsLost),
+    /// A node id is taken, for one disk and for ever.
+    AdmitNode(AdmitNode),
+    /// A node was removed; its id is never used again.
+    RetireNode(RetireNode),
 }
 
 /// Fixes what a cluster can never change. Done once; again with the same values is
@@ -385,4 +392,24 @@ pub struct SessionsLost {
     pub node: NodeId,
     /// The boot that is gone.
     pub boot: BootId,
+}
+
+/// Takes a node id for a disk, before the node has any part in the cluster: what a node has voted
+/// and acknowledged is on its disk, so the same id on another disk would break both promises. Known
+/// with this disk: `Done`. Known with another, or retired: `NodeIdUsed`. Id 0: `InvalidField`. As
+/// many ids as may be remembered: `TooMany`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmitNode {
+    /// The id.
+    pub node: NodeId,
+    /// The disk.
+    pub disk: DiskId,
+}
+
+/// Ends the use of a node id, known before or not: all its sessions lose their connection (grace
+/// starts), and it is never admitted again. Answer: `Done`. Id 0: `InvalidField`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetireNode {
+    /// The id.
+    pub node: NodeId,
 }

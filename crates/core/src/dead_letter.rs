@@ -88,7 +88,7 @@ impl State {
             Fate::Park => {
                 if let Some((queue, _)) = self.change(id) {
                     queue.parked.insert(offset, ParkedRow { reason, at });
-                    queue.returned.insert(offset, delivered);
+                    queue.returned.insert(offset, 1, delivered);
                 }
                 self.wait_for_target(id);
             }
@@ -123,6 +123,7 @@ impl State {
         queue.forget(offset, 1, shared);
         let out = &mut queue.counters.dead_lettered_out;
         *out = out.saturating_add(1);
+        shared.bodies.note_move(message.body);
         let Some((queue, shared)) = self.change(target) else {
             return self.shared.halt("a dead-letter target is gone");
         };

@@ -248,6 +248,11 @@ impl Fold {
                 self.word(*limit);
             }
             Rejection::SessionNotFound => self.word(18),
+            Rejection::NodeIdUsed { node, retired } => {
+                self.word(19);
+                self.word(node.0);
+                self.word(u64::from(*retired));
+            }
         }
     }
 

@@ -35,9 +35,9 @@ impl State {
             if due > self.shared.lease_now {
                 break;
             }
-            self.fire(due, timer);
+            let fired = self.fire(due, timer, left);
             self.hand_out();
-            left -= 1;
+            left = left.saturating_sub(fired.max(1));
         }
         while left > 0
             && self.shared.broken.is_none()
@@ -50,28 +50,36 @@ impl State {
         }
     }
 
-    fn fire(&mut self, due: LeaseTime, timer: Timer) {
+    /// Fires a timer and says what it counts: a message each, a session without any one.
+    fn fire(&mut self, due: LeaseTime, timer: Timer, max: usize) -> usize {
         match timer {
             Timer::Lease(queue, first) => self.expire_one(queue, first),
-            Timer::Delay(id, offset) => {
-                self.shared.timers.remove(&(due, timer));
-                let Some((queue, shared)) = self.change(id) else {
-                    return self.shared.halt("a delay without its queue");
-                };
-                if queue.delayed.remove(&offset).is_none() {
-                    return shared.halt("a delay without its message");
-                }
-                queue.make_ready(offset, 1);
-            }
+            Timer::Delay(queue, first) => self.end_one_delay(queue, first),
             Timer::Grace(session) => {
-                self.shared.timers.remove(&(due, timer));
-                self.end_session(session, SessionEnd::GraceOver, false);
+                let (taken, all) = self.expire_held(session, max);
+                if all {
+                    self.shared.timers.remove(&(due, timer));
+                    self.end_session(session, SessionEnd::GraceOver, false);
+                }
+                return taken;
             }
+        }
+        1
+    }
+
+    /// Makes the first message of a delayed span ready because its time has come.
+    fn end_one_delay(&mut self, id: QueueId, first: Offset) {
+        let Some((queue, shared)) = self.change(id) else {
+            return self.shared.halt("a delay without its queue");
+        };
+        match queue.end_delay(first, 1, shared) {
+            Some(_) => queue.make_ready(first, 1),
+            None => shared.halt("a delay without its message"),
         }
     }
 
     /// Ends the first lease of a range because its time is over.
-    fn expire_one(&mut self, id: QueueId, first: Offset) {
+    pub(crate) fn expire_one(&mut self, id: QueueId, first: Offset) {
         let Some((queue, shared)) = self.change(id) else {
             return self.shared.halt("a lease without its queue");
         };

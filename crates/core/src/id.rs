@@ -52,6 +52,11 @@ number!(
     BootId, u64
 );
 number!(
+    /// What a node keeps (random, 128 bits), made when its folder is: a node whose disk was lost or
+    /// replaced has another one. 0 where the folder is older than that.
+    DiskId, u128
+);
+number!(
     /// Replicated lease time: milliseconds that the cluster has lived through with a leader. Never
     /// goes back, stands still while there is no leader. Decides leases, delays, windows, grace.
     LeaseTime, u64

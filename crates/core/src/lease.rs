@@ -1,8 +1,8 @@
 //! Granting messages and ending leases.
 //!
 //! A grant covers neighbouring ready messages of one run with equal delivery counts, or one dead
-//! letter. A lease range begins as a grant and only ever gets smaller, so what is held can always
-//! be told again as grants.
+//! letter. A lease range may cover several grants that were made one after the other; what is held is
+//! told again as grants.
 
 use alloc::vec::Vec;
 
@@ -11,15 +11,17 @@ use crate::id::{Fence, LeaseTime, MessageId, Offset, SessionId};
 use crate::limits;
 use crate::message::{BodyRef, Grant};
 use crate::queue::{Queue, low32};
-use crate::row::LeaseRow;
+use crate::row::{LeaseRow, RunRow};
 use crate::session::Session;
+use crate::settled::diagonal;
 use crate::shared::{Shared, Timer};
 
-/// Messages that can be granted together.
-struct Piece {
+/// Neighbouring messages of one run, or one dead letter.
+struct Stretch {
+    /// Where the run begins.
+    start: Offset,
+    run: RunRow,
     count: u32,
-    /// Deliveries before.
-    delivered: u32,
 }
 
 impl Queue {
@@ -93,27 +95,23 @@ impl Queue {
         }
         // Whoever hands out goes on as long as something is ready: that nothing can be had of it
         // must end the entry, not the loop's hope.
-        let Some(piece) = self.piece(first, ready.min(max)) else {
+        let Some(stretch) = self.stretch(first, ready.min(max)) else {
             shared.halt("a ready message has no run");
             return None;
         };
-        let count = u64::from(piece.count);
+        let (count, delivered) = self.delivered_alike(first, stretch.count);
         let lease = LeaseRow {
-            count: piece.count,
+            count,
             first_fence: self.next_fence,
             session,
             deadline,
-            delivery_count: piece.delivered.saturating_add(1),
+            delivery_count: delivered.saturating_add(1),
         };
-        let Some(grant) = self.grant(first, &lease) else {
-            shared.halt("a ready message has no run");
-            return None;
-        };
+        let grant = self.grant(first, &lease, &stretch);
+        let count = u64::from(count);
         self.ready.take_front(count);
-        if piece.delivered > 0 {
-            for k in 0..count {
-                self.returned.remove(&first.plus(k));
-            }
+        if delivered > 0 {
+            self.returned.remove(first, first.plus(count));
             self.counters.redelivered = self.counters.redelivered.saturating_add(count);
         }
         self.next_fence = Fence(self.next_fence.0.saturating_add(count));
@@ -130,54 +128,43 @@ impl Queue {
     /// with no lease.
     pub(crate) fn show(&self, from: Offset, max: u64, now: LeaseTime) -> Option<Grant> {
         let (first, ready) = self.ready.at_or_after(from)?;
-        let piece = self.piece(first, ready.min(max))?;
+        let stretch = self.stretch(first, ready.min(max))?;
+        let (count, delivered) = self.delivered_alike(first, stretch.count);
         let lease = LeaseRow {
-            count: piece.count,
+            count,
             first_fence: Fence(0),
             session: None,
             deadline: now,
-            delivery_count: piece.delivered.saturating_add(1),
+            delivery_count: delivered.saturating_add(1),
         };
-        self.grant(first, &lease)
+        Some(self.grant(first, &lease, &stretch))
     }
 
-    /// How many of `max` ready messages from `first` on can be granted together.
-    fn piece(&self, first: Offset, max: u64) -> Option<Piece> {
+    /// How many of `max` messages from `first` on can be told together.
+    fn stretch(&self, first: Offset, max: u64) -> Option<Stretch> {
         let (start, run) = self.run_at(first)?;
-        let run_end = start.plus(u64::from(run.count));
-        let mut end = run_end.min(first.plus(max));
-        if self.deaths.get(&first).is_some() {
-            end = end.min(first.plus(1));
-        } else if let Some((dead, _)) = self.deaths.first_in(first..) {
-            end = end.min(*dead);
-        }
-        let delivered = self.returned.get(&first).copied();
-        match delivered {
-            None => {
-                if let Some((returned, _)) = self.returned.first_in(first..) {
-                    end = end.min(*returned);
-                }
-            }
-            Some(_) => {
-                let mut same = first.plus(1);
-                while same < end && self.returned.get(&same).copied() == delivered {
-                    same = same.plus(1);
-                }
-                end = end.min(same);
-            }
+        let mut end = start.plus(u64::from(run.count)).min(first.plus(max));
+        if let Some((dead, _)) = self.deaths.first_in(first..) {
+            end = end.min((*dead).max(first.plus(1)));
         }
         let count = low32(end.0.saturating_sub(first.0));
-        (count > 0).then_some(Piece {
-            count,
-            delivered: delivered.unwrap_or(0),
-        })
+        (count > 0).then_some(Stretch { start, run, count })
     }
 
-    /// A lease told as a grant.
-    pub(crate) fn grant(&self, first: Offset, lease: &LeaseRow) -> Option<Grant> {
-        let (start, run) = self.run_at(first)?;
-        let k = first.0.saturating_sub(start.0);
-        Some(Grant {
+    /// How many of `max` messages from `first` on were granted equally often before, and how often.
+    fn delivered_alike(&self, first: Offset, max: u32) -> (u32, u32) {
+        match self.returned.at_or_after(first) {
+            None => (max, 0),
+            Some((at, span)) if at == first => (max.min(low32(span.count)), span.value),
+            Some((at, _)) => (max.min(low32(at.0.saturating_sub(first.0))), 0),
+        }
+    }
+
+    /// A lease of the first messages of a stretch, told as a grant.
+    fn grant(&self, first: Offset, lease: &LeaseRow, stretch: &Stretch) -> Grant {
+        let k = first.0.saturating_sub(stretch.start.0);
+        let run = &stretch.run;
+        Grant {
             queue: self.id,
             first_offset: first,
             count: lease.count,
@@ -191,19 +178,43 @@ impl Queue {
             deadline: lease.deadline,
             published_at: run.published_at,
             deaths: self.deaths.get(&first).cloned().unwrap_or_default(),
-        })
+        }
+    }
+
+    /// A lease range told as grants.
+    pub(crate) fn tell(&self, first: Offset, lease: &LeaseRow, grants: &mut Vec<Grant>) {
+        let mut told = 0;
+        while let Some(left) = lease.count.checked_sub(told).filter(|left| *left > 0) {
+            let at = first.plus(u64::from(told));
+            let Some(stretch) = self.stretch(at, u64::from(left)) else {
+                return;
+            };
+            let part = LeaseRow {
+                count: stretch.count,
+                first_fence: Fence(lease.first_fence.0.saturating_add(u64::from(told))),
+                ..*lease
+            };
+            grants.push(self.grant(at, &part, &stretch));
+            told = told.saturating_add(stretch.count);
+        }
     }
 
     /// What a session holds, in queue order.
     pub(crate) fn grants_held(&self, session: &Session) -> Vec<Grant> {
-        session
-            .leases
-            .iter()
-            .filter_map(|first| self.grant(*first, self.leases.get(first)?))
-            .collect()
+        let mut grants = Vec::new();
+        for first in &session.leases {
+            if let Some(lease) = self.leases.get(first) {
+                self.tell(*first, lease, &mut grants);
+            }
+        }
+        grants
     }
 
+    /// Adds a lease range, or lets the one right before it grow if it is of the same kind.
     fn put_lease(&mut self, first: Offset, lease: LeaseRow, shared: &mut Shared) {
+        if self.joins_lease(first, &lease) {
+            return;
+        }
         let timer = Timer::Lease(self.id, first);
         shared.timers.insert((lease.deadline, timer));
         if let Some(session) = lease
@@ -213,6 +224,25 @@ impl Queue {
             session.leases.insert(first);
         }
         self.leases.insert(first, lease);
+    }
+
+    fn joins_lease(&mut self, first: Offset, next: &LeaseRow) -> bool {
+        let Some((start, before)) = self.leases.last_in(..first) else {
+            return false;
+        };
+        let alike = start.plus(u64::from(before.count)) == first
+            && diagonal(*start, before.first_fence) == diagonal(first, next.first_fence)
+            && before.session == next.session
+            && before.deadline == next.deadline
+            && before.delivery_count == next.delivery_count;
+        let (start, total) = (*start, before.count.checked_add(next.count));
+        let (Some(total), true) = (total, alike) else {
+            return false;
+        };
+        if let Some(before) = self.leases.get_mut(&start) {
+            before.count = total;
+        }
+        true
     }
 
     /// Cuts `count` leases from `from` on out of the range that begins at `start`, and gives them

@@ -12,6 +12,8 @@ pub const NAMESPACES_MAX: usize = 10_000;
 pub const QUEUES_MAX: usize = 1_000_000;
 /// Consumers attached in a cluster.
 pub const SESSIONS_MAX: usize = 100_000;
+/// Node ids that a cluster remembers, those of removed nodes included.
+pub const NODES_MAX: usize = 10_000;
 /// Producers remembered in a cluster; at the cap new ones are refused, live ones never evicted.
 pub const PRODUCERS_MAX: usize = 100_000;
 /// Messages of one `Publish`.
@@ -57,10 +59,14 @@ pub const PRODUCER_CHUNK: u64 = 64;
 pub const PRODUCER_USE_STEP_MS: u64 = 3_600_000;
 /// Openings of a named producer that are remembered for retries; older ones count as new.
 pub const PRODUCER_OPENERS_MAX: usize = 16;
+/// Message ids that a cluster out of a backup leaves out: the cluster that the backup is of may go on
+/// for a while, and who remembers ids must not take new messages for those (half a year at 60,000 a
+/// second).
+pub const MESSAGE_ID_GAP: u64 = 1 << 40;
 /// One entry moves lease time on by at most so much, in ms: a leader that was paused cannot
 /// expire what is queued behind it.
 pub const LEASE_STEP_MS_MAX: u64 = 1_000;
-/// Timers that one entry may fire, one per message (or per session's grace); the rest waits for
+/// Timers that one entry may fire, one per message (or per session that holds none); the rest waits for
 /// the next. Moving parked dead letters counts too.
 pub const EXPIRIES_PER_ENTRY_MAX: usize = 1_000;
 /// Messages that one consumer is handed in its turn, before the next one's turn.
@@ -69,6 +75,11 @@ pub const ROUND_ROBIN_QUANTUM: u32 = 16;
 pub const DEATHS_MAX: usize = 32;
 /// Live bodies are counted per so many log indexes.
 pub const BODY_BUCKET_INDEXES: u64 = 64;
+/// Messages that may move between queues during one survey of live bodies.
+pub const SURVEY_MOVES_MAX: usize = 1 << 20;
+
+/// Runs are packed into chunks of about so many bytes: finding a message unpacks half of one.
+pub const RUN_CHUNK_BYTES: usize = 256;
 
 const _: () = {
     assert!(PRODUCER_WINDOW_MIN <= PRODUCER_WINDOW_MAX);

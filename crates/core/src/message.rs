@@ -5,7 +5,7 @@ use alloc::{string::String, vec::Vec};
 use crate::id::{Fence, LeaseTime, MessageId, Offset, Position, QueueId, WallTime};
 
 /// Where a message's bytes are: item `item` of the `Publish` at `position`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BodyRef {
     /// Commit position of the publish.
     pub position: Position,

@@ -2,7 +2,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use crate::id::{MessageId, Offset, ProducerId, QueueId};
+use crate::id::{MessageId, NodeId, Offset, ProducerId, QueueId};
 use crate::message::Grant;
 
 /// Answer to one command.
@@ -203,11 +203,18 @@ pub enum Rejection {
     BatchRefused,
     /// A cap of the cluster is reached.
     TooMany {
-        /// Of what (`producers`, `queues`, `namespaces`, `sessions`).
+        /// Of what (`producers`, `queues`, `namespaces`, `sessions`, `nodes`).
         what: &'static str,
         /// The cap.
         limit: u64,
     },
     /// No such session, or served by another connection now.
     SessionNotFound,
+    /// The node id belongs to another disk, or to a node that was removed.
+    NodeIdUsed {
+        /// Which.
+        node: NodeId,
+        /// It was removed.
+        retired: bool,
+    },
 }

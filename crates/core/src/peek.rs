@@ -48,14 +48,15 @@ impl Queue {
     /// The first message at or after an offset, in any state or one.
     fn next_message(&self, only: Option<MessageState>, at: Offset) -> Option<Found> {
         let wanted = |state| only.is_none_or(|only| only == state);
-        let delivered = |at: &Offset| self.returned.get(at).copied().unwrap_or(0);
+        let delivered = |at: Offset| self.returned.get(at).unwrap_or(0);
         let ready = || {
             let (first, _) = self.ready.at_or_after(at)?;
-            Some((first, MessageState::Ready, None, delivered(&first)))
+            Some((first, MessageState::Ready, None, delivered(first)))
         };
         let delayed = || {
-            let (first, due) = self.delayed.first_in(at..)?;
-            Some((*first, MessageState::Delayed, Some(*due), delivered(first)))
+            let (first, span) = self.delayed.at_or_after(at)?;
+            let due = Some(span.value);
+            Some((first, MessageState::Delayed, due, delivered(first)))
         };
         let leased = || {
             let (first, _) = self.leased_at_or_after(at)?;
@@ -71,7 +72,7 @@ impl Queue {
         };
         let parked = || {
             let (first, _) = self.parked.first_in(at..)?;
-            Some((*first, MessageState::Parked, None, delivered(first)))
+            Some((*first, MessageState::Parked, None, delivered(*first)))
         };
         let found: [Option<Found>; 4] = [
             wanted(MessageState::Ready).then(ready).flatten(),

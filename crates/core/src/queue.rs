@@ -11,30 +11,21 @@ use alloc::vec::Vec;
 use crate::id::{Fence, LeaseTime, MessageId, Offset, QueueId, SessionId, WallTime};
 use crate::message::{BodyRef, Death};
 use crate::ready::Ready;
-use crate::row::{AttemptRow, Counters, LeaseRow, ParkedRow, QueueRow, RowKey, RunRow, SettledRow};
+use crate::row::{
+    AttemptRow, Counters, LeaseRow, ParkedRow, QueueRow, RowKey, RunRow, RunSeries, SettledRow,
+};
+use crate::runs::{Part, Runs};
 use crate::settings::QueueSettings;
 use crate::shared::{Memory, Shared, Timer};
+use crate::spans::Spans;
 use crate::tracked::Tracked;
 use crate::view::QueueView;
 
-/// Messages of one publish, and how many of them are still in the queue.
-pub(crate) struct Run {
-    pub(crate) row: RunRow,
-    pub(crate) live: u32,
-}
-
-impl Run {
-    /// Bytes of those still in the queue.
-    pub(crate) fn live_bytes(&self) -> u64 {
-        share(self.row.bytes, self.live, self.row.count)
-    }
-}
-
 /// `part` of `whole` equal shares of `bytes`, rounded down.
-pub(crate) fn share(bytes: u64, part: u32, whole: u32) -> u64 {
-    let product = u128::from(bytes) * u128::from(part);
+pub(crate) fn share(bytes: u64, part: impl Into<u64>, whole: impl Into<u64>) -> u64 {
+    let product = u128::from(bytes) * u128::from(part.into());
     product
-        .checked_div(u128::from(whole))
+        .checked_div(u128::from(whole.into()))
         .and_then(|share| u64::try_from(share).ok())
         .unwrap_or(0)
 }
@@ -60,14 +51,14 @@ pub(crate) struct Queue {
     pub(crate) next_fence: Fence,
     pub(crate) next_turn: u64,
     pub(crate) next_attempt: u64,
-    pub(crate) runs: Tracked<Offset, Run>,
+    pub(crate) runs: Runs,
     pub(crate) ready: Ready,
     pub(crate) leases: Tracked<Offset, LeaseRow>,
     /// Messages under the leases.
     pub(crate) in_flight: u64,
     /// Deliveries of messages that are not in flight, where there were any.
-    pub(crate) returned: Tracked<Offset, u32>,
-    pub(crate) delayed: Tracked<Offset, LeaseTime>,
+    pub(crate) returned: Spans<u32>,
+    pub(crate) delayed: Spans<LeaseTime>,
     pub(crate) parked: Tracked<Offset, ParkedRow>,
     pub(crate) deaths: Tracked<Offset, Vec<Death>>,
     pub(crate) settled: Tracked<(u64, Offset), SettledRow>,
@@ -97,12 +88,12 @@ impl Queue {
             next_fence: row.next_fence,
             next_turn: row.next_turn,
             next_attempt: row.next_attempt,
-            runs: Tracked::default(),
+            runs: Runs::default(),
             ready: Ready::default(),
             leases: Tracked::default(),
             in_flight: 0,
-            returned: Tracked::default(),
-            delayed: Tracked::default(),
+            returned: Spans::default(),
+            delayed: Spans::default(),
             parked: Tracked::default(),
             deaths: Tracked::default(),
             settled: Tracked::default(),
@@ -143,7 +134,7 @@ impl Queue {
             settings: &self.settings,
             counters: &self.counters,
             ready: self.ready.count(),
-            delayed: self.delayed.len() as u64,
+            delayed: self.delayed.len(),
             in_flight: self.in_flight,
             parked: self.parked.len() as u64,
             bytes: u64::try_from(self.bytes).unwrap_or(u64::MAX),
@@ -158,7 +149,7 @@ impl Queue {
         self.ready
             .count()
             .saturating_add(self.in_flight)
-            .saturating_add(self.delayed.len() as u64)
+            .saturating_add(self.delayed.len())
             .saturating_add(self.parked.len() as u64)
     }
 
@@ -178,15 +169,15 @@ impl Queue {
         came == Some(self.next_offset.0) && came == left
     }
 
-    /// The run that holds this offset.
-    pub(crate) fn run_at(&self, at: Offset) -> Option<(Offset, &RunRow)> {
-        let (first, run) = self.runs.last_in(..=at)?;
-        (first.plus(u64::from(run.row.count)) > at).then_some((*first, &run.row))
+    /// The run that holds this offset, and where it begins.
+    pub(crate) fn run_at(&self, at: Offset) -> Option<(Offset, RunRow)> {
+        self.runs.at(at)
     }
 
     pub(crate) fn message(&self, at: Offset) -> Option<Message> {
         let (first, run) = self.run_at(at)?;
         let k = at.0.saturating_sub(first.0);
+        let bytes = RunSeries::one(run);
         Some(Message {
             id: MessageId(run.first_message_id.0.saturating_add(k)),
             body: BodyRef {
@@ -194,7 +185,7 @@ impl Queue {
                 item: run.body.item.saturating_add(low32(k)),
             },
             published_at: run.published_at,
-            bytes: share(run.bytes, 1, run.count),
+            bytes: bytes.bytes_before(k.saturating_add(1)) - bytes.bytes_before(k),
         })
     }
 
@@ -204,41 +195,9 @@ impl Queue {
         let count = u64::from(run.count);
         self.next_offset = first.plus(count);
         self.bytes = self.bytes.saturating_add(u128::from(run.bytes));
-        shared.bodies.add(run.body.position.index, count);
-        if !self.joins_last_run(first, &run) {
-            let live = run.count;
-            self.runs.insert(first, Run { row: run, live });
-        }
+        shared.bodies.add(run.body.position.index, count, run.bytes);
+        self.runs.append(first, run);
         self.make_ready(first, count);
-    }
-
-    /// Lets the last run grow by `next`, if `next` goes on exactly where it stops.
-    fn joins_last_run(&mut self, first: Offset, next: &RunRow) -> bool {
-        let Some((start, last)) = self.runs.last_in(..first) else {
-            return false;
-        };
-        let (start, row, live) = (*start, last.row, last.live);
-        let count = u64::from(row.count);
-        let goes_on = start.plus(count) == first
-            && row.body.position == next.body.position
-            && row.body.item.checked_add(row.count) == Some(next.body.item)
-            && row.first_message_id.0.checked_add(count) == Some(next.first_message_id.0)
-            && row.published_at == next.published_at;
-        let count = row.count.checked_add(next.count);
-        let bytes = row.bytes.checked_add(next.bytes);
-        let (Some(count), Some(bytes), true) = (count, bytes, goes_on) else {
-            return false;
-        };
-        // A run's bytes are shared evenly among its messages, so one that lost some does not grow.
-        if live != row.count {
-            return false;
-        }
-        if let Some(run) = self.runs.get_mut(&start) {
-            run.row.count = count;
-            run.row.bytes = bytes;
-            run.live = count;
-        }
-        true
     }
 
     /// Puts messages that are in no state in line at their old places.
@@ -257,72 +216,102 @@ impl Queue {
         shared: &mut Shared,
     ) {
         if delivery_count > 0 {
-            for k in 0..count {
-                self.returned.insert(first.plus(k), delivery_count);
-            }
+            self.returned.insert(first, count, delivery_count);
         }
         if delay_ms == 0 {
             self.make_ready(first, count);
             return;
         }
         let due = shared.lease_now.plus_ms(delay_ms);
-        for k in 0..count {
-            let offset = first.plus(k);
-            self.delayed.insert(offset, due);
-            shared.timers.insert((due, Timer::Delay(self.id, offset)));
+        self.delay(first, count, due, shared);
+    }
+
+    /// Delays messages that are in no state. A span has one timer, at its first message.
+    fn delay(&mut self, first: Offset, count: u64, due: LeaseTime, shared: &mut Shared) {
+        let end = first.plus(count);
+        if self.delayed.begins_at(end, due) {
+            shared.timers.remove(&(due, Timer::Delay(self.id, end)));
+        }
+        if self.delayed.ends_before(first, due).is_none() {
+            shared.timers.insert((due, Timer::Delay(self.id, first)));
+        }
+        self.delayed.insert(first, count, due);
+    }
+
+    /// Takes the first `max` messages, or all, of the delayed span that begins at `first`; they are
+    /// in no state now. None if there is no such span.
+    pub(crate) fn end_delay(
+        &mut self,
+        first: Offset,
+        max: u64,
+        shared: &mut Shared,
+    ) -> Option<u64> {
+        let span = *self.delayed.spans.get(&first)?;
+        let (due, count) = (span.value, span.count.min(max));
+        let end = first.plus(count);
+        shared.timers.remove(&(due, Timer::Delay(self.id, first)));
+        self.delayed.remove(first, end);
+        if count < span.count {
+            shared.timers.insert((due, Timer::Delay(self.id, end)));
+        }
+        Some(count)
+    }
+
+    /// Tells all messages in the queue, as ranges in no order.
+    pub(crate) fn each_live(&self, mut each: impl FnMut(Offset, u64)) {
+        for (first, count) in self.ready.ranges.iter() {
+            each(*first, *count);
+        }
+        for (first, lease) in self.leases.iter() {
+            each(*first, u64::from(lease.count));
+        }
+        for (first, span) in self.delayed.spans.iter() {
+            each(*first, span.count);
+        }
+        for offset in self.parked.keys() {
+            each(*offset, 1);
         }
     }
 
     /// Forgets messages that are in no state any more.
     pub(crate) fn forget(&mut self, first: Offset, count: u64, shared: &mut Shared) {
         let end = first.plus(count);
-        let mut at = first;
-        while at < end {
-            let Some((start, run)) = self.runs.last_unmarked(..=at) else {
-                return shared.halt("a message has no run");
-            };
-            let start = *start;
-            let run_end = start.plus(u64::from(run.row.count));
-            let part = end.min(run_end).0.saturating_sub(at.0);
-            if part == 0 || part > u64::from(run.live) {
-                return shared.halt("a message left its run twice");
-            }
-            let before = run.live_bytes();
-            run.live = run.live.saturating_sub(low32(part));
-            let less = before.saturating_sub(run.live_bytes());
-            self.bytes = self.bytes.saturating_sub(u128::from(less));
-            shared.bodies.sub(run.row.body.position.index, part);
-            if run.live == 0 {
-                self.runs.remove(&start);
-            }
-            at = at.plus(part);
+        let mut bytes: u128 = 0;
+        let forgotten = self.runs.forget(first, end, |part| {
+            bytes = bytes.saturating_add(u128::from(part.bytes));
+            shared.bodies.sub(part.index, part.messages, part.bytes);
+        });
+        if let Err(reason) = forgotten {
+            return shared.halt(reason);
         }
-        remove_range(&mut self.returned, first, end);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.returned.remove(first, end);
         remove_range(&mut self.deaths, first, end);
     }
 
     /// Everything of it that is stored, for its deletion; and takes its timers and bodies along.
     pub(crate) fn dismantle(&self, shared: &mut Shared) {
-        for (first, lease) in self.leases.map() {
+        for (first, lease) in self.leases.iter() {
             let timer = Timer::Lease(self.id, *first);
             shared.timers.remove(&(lease.deadline, timer));
         }
-        for (offset, due) in self.delayed.map() {
-            shared
-                .timers
-                .remove(&(*due, Timer::Delay(self.id, *offset)));
+        for (first, span) in self.delayed.spans.iter() {
+            let timer = Timer::Delay(self.id, *first);
+            shared.timers.remove(&(span.value, timer));
         }
-        for run in self.runs.map().values() {
-            let index = run.row.body.position.index;
-            shared.bodies.sub(index, u64::from(run.live));
-        }
-        for (bucket, _) in self.settled.map().keys() {
+        self.each_live(|first, count| {
+            let end = first.plus(count);
+            let bodies = &mut shared.bodies;
+            let sub = |part: Part| bodies.sub(part.index, part.messages, part.bytes);
+            self.runs.each_in(first, end, sub);
+        });
+        for (bucket, _) in self.settled.keys() {
             let due = crate::settled::forgotten_at(*bucket);
             shared
                 .memory
                 .remove(&(due, Memory::Settled(self.id, *bucket)));
         }
-        for (number, attempt) in self.attempts.map() {
+        for (number, attempt) in self.attempts.iter() {
             let due = crate::attempts::forgotten_at(attempt);
             shared
                 .memory
@@ -339,11 +328,11 @@ impl Queue {
         let mut all = |stored: Vec<Offset>, key: fn(QueueId, Offset) -> RowKey| {
             keys.extend(stored.into_iter().map(|offset| key(id, offset)));
         };
-        all(self.runs.stored_keys(), RowKey::Run);
+        all(self.runs.chunks.stored_keys(), RowKey::Runs);
         all(self.ready.ranges.stored_keys(), RowKey::Ready);
         all(self.leases.stored_keys(), RowKey::Lease);
-        all(self.returned.stored_keys(), RowKey::Returned);
-        all(self.delayed.stored_keys(), RowKey::Delayed);
+        all(self.returned.spans.stored_keys(), RowKey::Returned);
+        all(self.delayed.spans.stored_keys(), RowKey::Delayed);
         all(self.parked.stored_keys(), RowKey::Parked);
         all(self.deaths.stored_keys(), RowKey::Deaths);
         let settled = self.settled.stored_keys().into_iter();

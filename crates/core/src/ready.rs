@@ -80,7 +80,7 @@ mod tests {
     use std::vec::Vec;
 
     fn ranges(ready: &Ready) -> Vec<(u64, u64)> {
-        ready.ranges.map().iter().map(|(k, v)| (k.0, *v)).collect()
+        ready.ranges.iter().map(|(k, v)| (k.0, *v)).collect()
     }
 
     #[test]

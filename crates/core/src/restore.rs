@@ -1,5 +1,7 @@
 //! The state from its rows.
 
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -8,12 +10,13 @@ use core::fmt;
 use crate::id::{LeaseTime, Offset, ProducerId, QueueId, SessionId};
 use crate::message::Death;
 use crate::producer::Producer;
-use crate::queue::{Queue, Run, low32};
+use crate::queue::Queue;
 use crate::row::{
-    AttemptRow, LeaseRow, MetaRow, ParkedRow, Remembered, Row, RowKey, RunRow, SettledRow,
+    AttemptRow, LeaseRow, MetaRow, ParkedRow, Remembered, Row, RowKey, RunRow, RunSeries,
+    SettledRow, Span,
 };
 use crate::session::Session;
-use crate::shared::{Memory, Timer};
+use crate::shared::{Bodies, Memory, Timer};
 use crate::state::State;
 
 /// Rows that are no state: damaged, or of different states.
@@ -40,12 +43,7 @@ impl State {
     pub fn restore(rows: impl IntoIterator<Item = (RowKey, Row)>) -> Result<Self, RestoreError> {
         let mut restoring = Restoring::default();
         for (key, row) in rows {
-            let told = format!("{key:?}");
-            if !restoring.sort_in(key, row) {
-                return Err(RestoreError {
-                    reason: format!("row {told} is there twice or holds something else"),
-                });
-            }
+            restoring.row(key, row)?;
         }
         restoring.finish()
     }
@@ -53,69 +51,70 @@ impl State {
 
 impl Queue {
     /// Builds what is derived from the rows of its messages. False if they contradict each other.
-    fn derive(&mut self) -> bool {
+    fn derive(&mut self, bodies: &mut Bodies) -> bool {
         let mut here: Vec<(Offset, u64)> = Vec::new();
-        here.extend(self.ready.ranges.map().iter().map(|(at, n)| (*at, *n)));
-        let leases = self.leases.map().iter();
-        here.extend(leases.map(|(at, lease)| (*at, u64::from(lease.count))));
-        here.extend(self.delayed.map().keys().map(|at| (*at, 1)));
-        here.extend(self.parked.map().keys().map(|at| (*at, 1)));
+        self.each_live(|first, count| here.push((first, count)));
         here.sort_unstable();
-        let mut end = Offset(0);
+        let (mut end, mut bytes) = (Offset(0), 0_u128);
         for (first, count) in here {
-            if first < end || !self.count_live(first, count) {
+            let begins_late_enough = first >= end;
+            end = first.plus(count);
+            let found = self.runs.revive(first, end, |part| {
+                bytes = bytes.saturating_add(u128::from(part.bytes));
+                bodies.add(part.index, part.messages, part.bytes);
+            });
+            if !begins_late_enough || !found {
                 return false;
             }
-            end = first.plus(count);
         }
-        let leases = self.leases.map().values();
+        self.bytes = bytes;
+        let leases = self.leases.values();
         self.in_flight = leases.map(|lease| u64::from(lease.count)).sum();
-        let bytes = self.runs.map().values().map(Run::live_bytes);
-        self.bytes = bytes.map(u128::from).sum();
-        for (number, attempt) in self.attempts.map() {
+        for (number, attempt) in self.attempts.iter() {
             self.attempts_by_id.insert(attempt.id.clone(), *number);
         }
-        let all_live = self.runs.map().values().all(|run| run.live > 0);
-        all_live && self.is_conserved()
+        self.runs.all_live() && self.is_conserved()
     }
 
-    /// Counts messages in the runs that hold them. False if there are none.
-    fn count_live(&mut self, first: Offset, count: u64) -> bool {
-        let end = first.plus(count);
-        let mut at = first;
-        while at < end {
-            let Some((start, run)) = self.runs.last_unmarked(..=at) else {
-                return false;
-            };
-            let run_end = start.plus(u64::from(run.row.count));
-            let part = end.min(run_end).0.saturating_sub(at.0);
-            run.live = run.live.saturating_add(low32(part));
-            if part == 0 || run.live > run.row.count {
+    /// Takes runs in as they were stored before there were chunks: from now on they are chunks.
+    fn load_old_runs(&mut self, old: &BTreeMap<Offset, RunRow>, gone: &mut Vec<RowKey>) -> bool {
+        for (at, run) in old {
+            let end = at.0.checked_add(u64::from(run.count));
+            if run.count == 0 || end.is_none_or(|end| end > self.next_offset.0) {
                 return false;
             }
-            at = at.plus(part);
+            self.runs.append(*at, *run);
+            gone.push(RowKey::Run(self.id, *at));
         }
-        count > 0
+        self.runs.settle_old(self.next_offset);
+        true
     }
 }
 
-/// Rows sorted by what must be there first.
+impl fmt::Debug for Restoring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Restoring").finish_non_exhaustive()
+    }
+}
+
+/// A state in the making, row by row: see [`State::restore`].
 #[derive(Default)]
-struct Restoring {
+pub struct Restoring {
     meta: Option<MetaRow>,
     state: State,
     chunks: Vec<(ProducerId, u64, Vec<Remembered>)>,
     sessions: Vec<(SessionId, Session)>,
     messages: Vec<(QueueId, Part)>,
+    old_runs: BTreeMap<QueueId, BTreeMap<Offset, RunRow>>,
 }
 
 /// A row of a queue's messages.
 enum Part {
-    Run(Offset, RunRow),
+    Runs(Offset, Vec<RunSeries>),
     Ready(Offset, u64),
     Lease(Offset, LeaseRow),
-    Returned(Offset, u32),
-    Delayed(Offset, LeaseTime),
+    Returned(Offset, Span<u32>),
+    Delayed(Offset, Span<LeaseTime>),
     Parked(Offset, ParkedRow),
     Deaths(Offset, Vec<Death>),
     Settled(u64, Offset, SettledRow),
@@ -123,6 +122,20 @@ enum Part {
 }
 
 impl Restoring {
+    /// Takes a row.
+    ///
+    /// # Errors
+    /// If it does not fit its key or was there before; then there is no state.
+    pub fn row(&mut self, key: RowKey, row: Row) -> Result<(), RestoreError> {
+        let told = key.clone();
+        if self.sort_in(key, row) {
+            return Ok(());
+        }
+        Err(RestoreError {
+            reason: format!("row {told:?} is there twice or holds something else"),
+        })
+    }
+
     /// Takes a row in. False if it does not fit its key or was there before.
     fn sort_in(&mut self, key: RowKey, row: Row) -> bool {
         let (queue, part) = match (key, row) {
@@ -138,7 +151,7 @@ impl Restoring {
                 return true;
             }
             (RowKey::Queue(id), Row::Queue(row)) => {
-                let mut queue = Queue::new(id, *row);
+                let mut queue = Box::new(Queue::new(id, *row));
                 queue.stored = true;
                 return self.state.queues.insert(id, queue).is_none();
             }
@@ -146,11 +159,16 @@ impl Restoring {
                 self.sessions.push((id, Session::new(row)));
                 return true;
             }
-            (RowKey::Run(id, at), Row::Run(row)) => (id, Part::Run(at, row)),
+            (RowKey::Node(id), Row::Node(row)) => return self.state.nodes.load(id, row),
+            (RowKey::Run(id, at), Row::Run(row)) => {
+                let runs = self.old_runs.entry(id).or_default();
+                return runs.insert(at, row).is_none();
+            }
+            (RowKey::Runs(id, at), Row::Runs(stored)) => (id, Part::Runs(at, stored)),
             (RowKey::Ready(id, at), Row::Ready(count)) => (id, Part::Ready(at, count)),
             (RowKey::Lease(id, at), Row::Lease(row)) => (id, Part::Lease(at, row)),
-            (RowKey::Returned(id, at), Row::Returned(n)) => (id, Part::Returned(at, n)),
-            (RowKey::Delayed(id, at), Row::Delayed(due)) => (id, Part::Delayed(at, due)),
+            (RowKey::Returned(id, at), Row::Returned(span)) => (id, Part::Returned(at, span)),
+            (RowKey::Delayed(id, at), Row::Delayed(span)) => (id, Part::Delayed(at, span)),
             (RowKey::Parked(id, at), Row::Parked(row)) => (id, Part::Parked(at, row)),
             (RowKey::Deaths(id, at), Row::Deaths(deaths)) => (id, Part::Deaths(at, deaths)),
             (RowKey::Settled(id, bucket, at), Row::Settled(row)) => {
@@ -159,11 +177,19 @@ impl Restoring {
             (RowKey::Attempt(id, number), Row::Attempt(row)) => (id, Part::Attempt(number, row)),
             _ => return false,
         };
+        // Put in at once, since there may be many: their queue mostly came before them. Only a lease needs its session.
+        if !matches!(part, Part::Lease(..)) && self.state.queues.contains_key(&queue) {
+            return put_part(&mut self.state, queue, part);
+        }
         self.messages.push((queue, part));
         true
     }
 
-    fn finish(mut self) -> Result<State, RestoreError> {
+    /// The state of all rows.
+    ///
+    /// # Errors
+    /// If they are not the rows of one state.
+    pub fn finish(mut self) -> Result<State, RestoreError> {
         let error = |what: &str| RestoreError {
             reason: format!("the rows are no state: {what}"),
         };
@@ -177,7 +203,7 @@ impl Restoring {
                 return Err(error("a queue has no namespace, or not its name alone"));
             }
         }
-        for id in state.producers.map().keys().copied().collect::<Vec<_>>() {
+        for id in state.producers.keys().copied().collect::<Vec<_>>() {
             if !index_producer(state, id) {
                 return Err(error("a producer has no namespace, or not its name alone"));
             }
@@ -198,13 +224,16 @@ impl Restoring {
                 return Err(error("a row has no queue or session, or is there twice"));
             }
         }
-        for queue in state.queues.values_mut() {
-            if !queue.derive() {
-                return Err(error("the messages of a queue contradict each other"));
+        for (id, old) in self.old_runs {
+            let queue = state.queues.get_mut(&id);
+            if !queue.is_some_and(|queue| queue.load_old_runs(&old, &mut state.shared.gone)) {
+                return Err(error("a run has no queue, or goes beyond it"));
             }
-            for run in queue.runs.map().values() {
-                let index = run.row.body.position.index;
-                state.shared.bodies.add(index, u64::from(run.live));
+            state.shared.dirty.insert(id);
+        }
+        for queue in state.queues.values_mut() {
+            if !queue.derive(&mut state.shared.bodies) {
+                return Err(error("the messages of a queue contradict each other"));
             }
         }
         for id in state.queues.keys().copied().collect::<Vec<_>>() {
@@ -278,7 +307,7 @@ fn put_part(state: &mut State, id: QueueId, part: Part) -> bool {
     };
     let shared = &mut state.shared;
     match part {
-        Part::Run(at, row) => queue.runs.load(at, Run { row, live: 0 }),
+        Part::Runs(at, stored) => queue.runs.load(at, &stored, queue.next_offset),
         Part::Ready(at, count) => queue.ready.load(at, count),
         Part::Lease(at, row) => {
             shared.timers.insert((row.deadline, Timer::Lease(id, at)));
@@ -292,10 +321,10 @@ fn put_part(state: &mut State, id: QueueId, part: Part) -> bool {
             }
             queue.leases.load(at, row)
         }
-        Part::Returned(at, deliveries) => queue.returned.load(at, deliveries),
-        Part::Delayed(at, due) => {
-            shared.timers.insert((due, Timer::Delay(id, at)));
-            queue.delayed.load(at, due)
+        Part::Returned(at, span) => queue.returned.load(at, span),
+        Part::Delayed(at, span) => {
+            shared.timers.insert((span.value, Timer::Delay(id, at)));
+            queue.delayed.load(at, span)
         }
         Part::Parked(at, row) => queue.parked.load(at, row),
         Part::Deaths(at, deaths) => queue.deaths.load(at, deaths),

@@ -10,7 +10,8 @@
 use alloc::{string::String, vec::Vec};
 
 use crate::id::{
-    Fence, LeaseTime, MessageId, Offset, Owner, ProducerId, QueueId, SessionId, WallTime,
+    DiskId, Fence, LeaseTime, MessageId, NodeId, Offset, Owner, ProducerId, QueueId, SessionId,
+    WallTime,
 };
 use crate::message::{BodyRef, Death, DeathReason};
 use crate::settings::QueueSettings;
@@ -31,15 +32,17 @@ pub enum RowKey {
     Queue(QueueId),
     /// A consumer's session: [`Row::Session`].
     Session(SessionId),
-    /// Neighbouring messages from one publish, by first offset: [`Row::Run`].
+    /// Neighbouring messages from one publish, by first offset: [`Row::Run`]. Read, but no longer
+    /// written: [`RowKey::Runs`] took its place.
     Run(QueueId, Offset),
     /// Neighbouring ready messages, by first offset: [`Row::Ready`].
     Ready(QueueId, Offset),
     /// Neighbouring leased messages, by first offset: [`Row::Lease`].
     Lease(QueueId, Offset),
-    /// How often a message that is not in flight was granted before, if it was: [`Row::Returned`].
+    /// How often neighbouring messages that are not in flight were granted before, if they were, by
+    /// first offset: [`Row::Returned`].
     Returned(QueueId, Offset),
-    /// A delayed message: [`Row::Delayed`].
+    /// Neighbouring messages delayed to the same time, by first offset: [`Row::Delayed`].
     Delayed(QueueId, Offset),
     /// A parked dead letter: [`Row::Parked`].
     Parked(QueueId, Offset),
@@ -50,6 +53,10 @@ pub enum RowKey {
     Settled(QueueId, u64, Offset),
     /// A receive attempt still remembered, in the order of their answers: [`Row::Attempt`].
     Attempt(QueueId, u64),
+    /// Neighbouring messages from several publishes, by first offset: [`Row::Runs`].
+    Runs(QueueId, Offset),
+    /// A node id that was ever taken: [`Row::Node`].
+    Node(NodeId),
 }
 
 /// The value of a row; which variant belongs to which key is told at [`RowKey`].
@@ -73,10 +80,10 @@ pub enum Row {
     Ready(u64),
     /// Leased messages.
     Lease(LeaseRow),
-    /// Deliveries so far.
-    Returned(u32),
-    /// When it is ready again.
-    Delayed(LeaseTime),
+    /// How many messages from the key's offset on, and their deliveries so far.
+    Returned(Span<u32>),
+    /// How many messages from the key's offset on, and when they are ready again.
+    Delayed(Span<LeaseTime>),
     /// Why and since when it is parked.
     Parked(ParkedRow),
     /// History, oldest first.
@@ -85,6 +92,19 @@ pub enum Row {
     Settled(SettledRow),
     /// A receive attempt.
     Attempt(AttemptRow),
+    /// Messages from several publishes. Stays until the last of them has left.
+    Runs(Vec<RunSeries>),
+    /// A node id.
+    Node(NodeRow),
+}
+
+/// A node id that was ever taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeRow {
+    /// The disk that it belongs to.
+    pub disk: DiskId,
+    /// It was removed from the cluster.
+    pub retired: bool,
 }
 
 /// The cluster as a whole.
@@ -207,8 +227,8 @@ pub struct SessionRow {
 }
 
 /// Neighbouring messages of one queue from one publish: message `k` has `first_message_id + k`
-/// and `body.item + k`. The row stays until the last of them has left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// and `body.item + k`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunRow {
     /// How many there were at first.
     pub count: u32,
@@ -222,7 +242,70 @@ pub struct RunRow {
     pub bytes: u64,
 }
 
-/// Neighbouring messages under one lease, all of one run: message `k` has `first_fence + k`.
+/// Runs that follow each other at equal steps: run `k` is [`RunSeries::run`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunSeries {
+    /// The first of them.
+    pub first: RunRow,
+    /// How many runs, at least 1.
+    pub runs: u32,
+    /// From the first id of one to that of the next; 0 if there is but one.
+    pub id_step: u64,
+    /// From the publish of one to that of the next, in their entry; 0 if there is but one.
+    pub place_step: u32,
+}
+
+impl RunSeries {
+    /// A run alone.
+    #[must_use]
+    pub fn one(run: RunRow) -> Self {
+        Self {
+            first: run,
+            runs: 1,
+            id_step: 0,
+            place_step: 0,
+        }
+    }
+
+    /// The `k`-th run.
+    #[must_use]
+    pub fn run(&self, k: u32) -> RunRow {
+        let mut run = self.first;
+        let further = self.id_step.wrapping_mul(u64::from(k));
+        run.first_message_id.0 = run.first_message_id.0.wrapping_add(further);
+        let place = &mut run.body.position.place;
+        *place = place.wrapping_add(self.place_step.wrapping_mul(k));
+        run
+    }
+
+    /// Messages of all of them.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        u64::from(self.runs).saturating_mul(u64::from(self.first.count))
+    }
+
+    /// Bytes of the first `n` messages: each run's are shared evenly, and add up to all.
+    #[must_use]
+    pub fn bytes_before(&self, n: u64) -> u64 {
+        let count = u64::from(self.first.count);
+        let (Some(runs), Some(rest)) = (n.checked_div(count), n.checked_rem(count)) else {
+            return 0;
+        };
+        let part = crate::queue::share(self.first.bytes, rest, count);
+        self.first.bytes.saturating_mul(runs).saturating_add(part)
+    }
+}
+
+/// Neighbouring messages that have something in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span<V> {
+    /// How many, at least 1.
+    pub count: u64,
+    /// What they have in common.
+    pub value: V,
+}
+
+/// Neighbouring messages under one lease: message `k` has `first_fence + k`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseRow {
     /// How many.

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::queue::Queue;
 use crate::row::{MetaRow, Row, RowKey};
+use crate::runs;
 use crate::state::State;
 
 type Changes = BTreeMap<RowKey, Option<Row>>;
@@ -16,21 +17,24 @@ impl State {
     pub fn rows(&self) -> Vec<(RowKey, Row)> {
         let mut rows = Vec::new();
         rows.push((RowKey::Meta, self.meta_row()));
-        for name in self.namespaces.map().keys() {
+        for name in self.namespaces.keys() {
             rows.push((RowKey::Namespace(name.clone()), Row::Namespace));
         }
-        for (id, producer) in self.producers.map() {
+        for (id, producer) in self.producers.iter() {
             rows.push((RowKey::Producer(*id), Row::Producer(producer.row.clone())));
-            for (chunk, stored) in producer.chunks.map() {
+            for (chunk, stored) in producer.chunks.iter() {
                 let row = Row::ProducerChunk(stored.clone());
                 rows.push((RowKey::ProducerChunk(*id, *chunk), row));
             }
         }
-        for (id, session) in self.shared.sessions.map() {
+        for (id, session) in self.shared.sessions.iter() {
             rows.push((RowKey::Session(*id), Row::Session(session.row)));
         }
         for queue in self.queues.values() {
             queue.rows(&mut rows);
+        }
+        for (id, node) in self.nodes.iter() {
+            rows.push((RowKey::Node(*id), Row::Node(*node)));
         }
         rows.sort_by(|a, b| a.0.cmp(&b.0));
         rows
@@ -68,6 +72,9 @@ impl State {
             let row = session.map(|session| Row::Session(session.row));
             changes.insert(RowKey::Session(*id), row);
         });
+        self.nodes.drain_dirty(|id, node| {
+            changes.insert(RowKey::Node(*id), node.map(|node| Row::Node(*node)));
+        });
         for id in core::mem::take(&mut self.shared.dirty) {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.drain_changes(&mut changes);
@@ -95,31 +102,32 @@ impl Queue {
     fn rows(&self, rows: &mut Vec<(RowKey, Row)>) {
         let id = self.id;
         rows.push((RowKey::Queue(id), Row::Queue(Box::new(self.row()))));
-        for (at, run) in self.runs.map() {
-            rows.push((RowKey::Run(id, *at), Row::Run(run.row)));
+        for (at, chunk) in self.runs.chunks.iter() {
+            let row = Row::Runs(runs::stored(*at, chunk));
+            rows.push((RowKey::Runs(id, *at), row));
         }
-        for (at, count) in self.ready.ranges.map() {
+        for (at, count) in self.ready.ranges.iter() {
             rows.push((RowKey::Ready(id, *at), Row::Ready(*count)));
         }
-        for (at, lease) in self.leases.map() {
+        for (at, lease) in self.leases.iter() {
             rows.push((RowKey::Lease(id, *at), Row::Lease(*lease)));
         }
-        for (at, deliveries) in self.returned.map() {
-            rows.push((RowKey::Returned(id, *at), Row::Returned(*deliveries)));
+        for (at, span) in self.returned.spans.iter() {
+            rows.push((RowKey::Returned(id, *at), Row::Returned(*span)));
         }
-        for (at, due) in self.delayed.map() {
-            rows.push((RowKey::Delayed(id, *at), Row::Delayed(*due)));
+        for (at, span) in self.delayed.spans.iter() {
+            rows.push((RowKey::Delayed(id, *at), Row::Delayed(*span)));
         }
-        for (at, parked) in self.parked.map() {
+        for (at, parked) in self.parked.iter() {
             rows.push((RowKey::Parked(id, *at), Row::Parked(*parked)));
         }
-        for (at, deaths) in self.deaths.map() {
+        for (at, deaths) in self.deaths.iter() {
             rows.push((RowKey::Deaths(id, *at), Row::Deaths(deaths.clone())));
         }
-        for ((bucket, at), row) in self.settled.map() {
+        for ((bucket, at), row) in self.settled.iter() {
             rows.push((RowKey::Settled(id, *bucket, *at), Row::Settled(*row)));
         }
-        for (number, attempt) in self.attempts.map() {
+        for (number, attempt) in self.attempts.iter() {
             rows.push((RowKey::Attempt(id, *number), Row::Attempt(attempt.clone())));
         }
     }
@@ -128,8 +136,9 @@ impl Queue {
         let id = self.id;
         self.stored = true;
         changes.insert(RowKey::Queue(id), Some(Row::Queue(Box::new(self.row()))));
-        self.runs.drain_dirty(|at, run| {
-            changes.insert(RowKey::Run(id, *at), run.map(|run| Row::Run(run.row)));
+        self.runs.chunks.drain_dirty(|at, chunk| {
+            let row = chunk.map(|chunk| Row::Runs(runs::stored(*at, chunk)));
+            changes.insert(RowKey::Runs(id, *at), row);
         });
         self.ready.ranges.drain_dirty(|at, count| {
             changes.insert(
@@ -143,11 +152,13 @@ impl Queue {
                 lease.map(|lease| Row::Lease(*lease)),
             );
         });
-        self.returned.drain_dirty(|at, n| {
-            changes.insert(RowKey::Returned(id, *at), n.map(|n| Row::Returned(*n)));
+        self.returned.spans.drain_dirty(|at, span| {
+            let row = span.map(|span| Row::Returned(*span));
+            changes.insert(RowKey::Returned(id, *at), row);
         });
-        self.delayed.drain_dirty(|at, due| {
-            changes.insert(RowKey::Delayed(id, *at), due.map(|due| Row::Delayed(*due)));
+        self.delayed.spans.drain_dirty(|at, span| {
+            let row = span.map(|span| Row::Delayed(*span));
+            changes.insert(RowKey::Delayed(id, *at), row);
         });
         self.parked.drain_dirty(|at, row| {
             changes.insert(RowKey::Parked(id, *at), row.map(|row| Row::Parked(*row)));

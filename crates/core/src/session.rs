@@ -5,6 +5,7 @@ use alloc::collections::BTreeSet;
 use crate::event::{Event, SessionEnd};
 use crate::id::{Offset, Owner, QueueId, SessionId};
 use crate::limits;
+use crate::queue::low32;
 use crate::row::SessionRow;
 use crate::shared::Timer;
 use crate::state::State;
@@ -102,6 +103,30 @@ impl State {
         }
     }
 
+    /// Takes up to `max` messages from a session whose grace is over, as failed deliveries. How many,
+    /// and whether it holds nothing any more.
+    pub(crate) fn expire_held(&mut self, id: SessionId, max: usize) -> (usize, bool) {
+        let mut taken = 0;
+        while let Some(session) = self.shared.sessions.get(&id)
+            && let Some(first) = session.leases.first().copied()
+        {
+            let (owner, queue) = (session.row.owner, session.row.queue);
+            let room = max.saturating_sub(taken) as u64;
+            if room == 0 {
+                return (taken, false);
+            }
+            let lease = self.queues.get(&queue);
+            let lease = lease.and_then(|queue| queue.leases.get(&first));
+            let count = lease.map_or(0, |lease| u64::from(lease.count).min(room));
+            self.take_from_ended(id, owner, queue, first, low32(count), false);
+            if self.shared.broken.is_some() {
+                return (taken, false);
+            }
+            taken = taken.saturating_add(count as usize);
+        }
+        (taken, true)
+    }
+
     /// Ends a session. What it held goes back without penalty, or as failed deliveries.
     pub(crate) fn end_session(&mut self, id: SessionId, why: SessionEnd, release: bool) {
         let Some(mut session) = self.shared.sessions.remove(&id) else {
@@ -116,7 +141,10 @@ impl State {
             queue.leave_line(&mut session);
         }
         for first in &session.leases {
-            self.take_from_ended(id, owner, queue_id, *first, release);
+            let lease = self.queues.get(&queue_id);
+            let lease = lease.and_then(|queue| queue.leases.get(first));
+            let count = lease.map_or(0, |lease| lease.count);
+            self.take_from_ended(id, owner, queue_id, *first, count, release);
         }
         self.shared.events.push(Event::SessionEnded {
             session: id,
@@ -131,12 +159,12 @@ impl State {
         owner: Owner,
         id: QueueId,
         first: Offset,
+        count: u32,
         release: bool,
     ) {
         let Some((queue, shared)) = self.change(id) else {
             return;
         };
-        let count = queue.leases.get(&first).map_or(0, |lease| lease.count);
         let Some(lease) = queue.end_leases(first, first, count, shared) else {
             return;
         };

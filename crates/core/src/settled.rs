@@ -85,8 +85,8 @@ impl Queue {
         if let Some((first, count)) = self.ready.at_or_after(from) {
             see(first, count, SettleStatus::LeaseLost);
         }
-        if let Some((first, _)) = self.delayed.first_in(from..) {
-            see(*first, 1, SettleStatus::LeaseLost);
+        if let Some((first, span)) = self.delayed.at_or_after(from) {
+            see(first, span.count, SettleStatus::LeaseLost);
         }
         if let Some((first, _)) = self.parked.first_in(from..) {
             see(*first, 1, SettleStatus::LeaseLost);

@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 use crate::event::Event;
 use crate::id::{LeaseTime, Offset, QueueId, SessionId, WallTime};
 use crate::limits;
+use crate::live::LiveBodies;
+use crate::message::BodyRef;
 use crate::row::RowKey;
 use crate::session::Session;
 use crate::tracked::Tracked;
@@ -103,35 +105,95 @@ impl Touched {
     }
 }
 
-/// How many live messages refer to each bucket of log indexes.
+/// How many live messages, of how many bytes, refer to each bucket of log indexes; and, while a survey
+/// runs, which messages moved.
 #[derive(Default)]
 pub(crate) struct Bodies {
-    buckets: BTreeMap<u64, u64>,
+    buckets: BTreeMap<u64, LiveBodies>,
+    /// Bodies of messages that moved from queue to queue since the survey began; none without one.
+    moved: Option<Vec<BodyRef>>,
 }
 
 impl Bodies {
-    pub(crate) fn add(&mut self, index: u64, messages: u64) {
-        let live = self
-            .buckets
-            .entry(index / limits::BODY_BUCKET_INDEXES)
-            .or_insert(0);
-        *live = live.saturating_add(messages);
+    pub(crate) fn add(&mut self, index: u64, messages: u64, bytes: u64) {
+        let bucket = index / limits::BODY_BUCKET_INDEXES;
+        let live = self.buckets.entry(bucket).or_default();
+        live.messages = live.messages.saturating_add(messages);
+        live.bytes = live.bytes.saturating_add(bytes);
     }
 
-    pub(crate) fn sub(&mut self, index: u64, messages: u64) {
+    pub(crate) fn sub(&mut self, index: u64, messages: u64, bytes: u64) {
         let bucket = index / limits::BODY_BUCKET_INDEXES;
         if let Some(live) = self.buckets.get_mut(&bucket) {
-            *live = live.saturating_sub(messages);
-            if *live == 0 {
+            live.messages = live.messages.saturating_sub(messages);
+            live.bytes = live.bytes.saturating_sub(bytes);
+            if live.messages == 0 {
                 self.buckets.remove(&bucket);
             }
         }
+    }
+
+    /// Live messages in at most so many buckets of an index range, and where to go on.
+    pub(crate) fn live_in(
+        &self,
+        first_index: u64,
+        last_index: u64,
+        buckets_max: usize,
+    ) -> (LiveBodies, Option<u64>) {
+        let mut sum = LiveBodies::default();
+        if first_index > last_index {
+            return (sum, None);
+        }
+        let first = first_index / limits::BODY_BUCKET_INDEXES;
+        let last = last_index / limits::BODY_BUCKET_INDEXES;
+        let mut buckets = self.buckets.range(first..=last);
+        for (_, live) in buckets.by_ref().take(buckets_max) {
+            sum.messages = sum.messages.saturating_add(live.messages);
+            sum.bytes = sum.bytes.saturating_add(live.bytes);
+        }
+        let next = buckets.next();
+        let next = next.map(|(bucket, _)| bucket.saturating_mul(limits::BODY_BUCKET_INDEXES));
+        (sum, next)
+    }
+
+    /// From now on, notes what moves.
+    pub(crate) fn watch_moves(&mut self) {
+        self.moved = Some(Vec::new());
+    }
+
+    /// A message moves from queue to queue.
+    pub(crate) fn note_move(&mut self, body: BodyRef) {
+        if let Some(moved) = &mut self.moved {
+            moved.push(body);
+            if moved.len() > limits::SURVEY_MOVES_MAX {
+                self.moved = None;
+            }
+        }
+    }
+
+    /// What moved; none if it was not watched all the time.
+    pub(crate) fn take_moves(&mut self) -> Option<Vec<BodyRef>> {
+        self.moved.take()
     }
 
     pub(crate) fn any_live(&self, first_index: u64, last_index: u64) -> bool {
         let first = first_index / limits::BODY_BUCKET_INDEXES;
         let last = last_index / limits::BODY_BUCKET_INDEXES;
         first_index <= last_index && self.buckets.range(first..=last).next().is_some()
+    }
+
+    /// Where the live ones are, first and last index of each run of buckets, ascending.
+    pub(crate) fn live_runs(&self) -> Vec<(u64, u64)> {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for bucket in self.buckets.keys() {
+            let first = bucket.saturating_mul(limits::BODY_BUCKET_INDEXES);
+            let last = first.saturating_add(limits::BODY_BUCKET_INDEXES - 1);
+            match runs.last_mut() {
+                Some((_, end)) if *end != u64::MAX && *end + 1 == first => *end = last,
+                _ => runs.push((first, last)),
+            }
+        }
+        runs
     }
 }
 
@@ -142,14 +204,45 @@ mod tests {
     #[test]
     fn bodies_live_as_long_as_a_message_refers_to_them() {
         let mut bodies = Bodies::default();
-        bodies.add(100, 3);
-        bodies.add(101, 1);
+        bodies.add(100, 3, 30);
+        bodies.add(101, 1, 5);
         assert!(bodies.any_live(90, 110));
         assert!(!bodies.any_live(0, 63));
         assert!(!bodies.any_live(110, 90));
-        bodies.sub(100, 3);
+        let live = LiveBodies {
+            messages: 4,
+            bytes: 35,
+        };
+        assert_eq!(bodies.live_in(0, u64::MAX, usize::MAX), (live, None));
+        bodies.sub(100, 3, 30);
         assert!(bodies.any_live(64, 127));
-        bodies.sub(101, 1);
+        bodies.sub(101, 1, 5);
         assert!(!bodies.any_live(0, u64::MAX));
+        assert!(bodies.live_runs().is_empty());
+    }
+
+    #[test]
+    fn live_bodies_are_counted_a_few_buckets_at_a_time() {
+        let mut bodies = Bodies::default();
+        for index in [5, 64, 700] {
+            bodies.add(index, 1, 10);
+        }
+        let of = |messages| LiveBodies {
+            messages,
+            bytes: 10 * messages,
+        };
+        assert_eq!(bodies.live_in(0, 1_000, 2), (of(2), Some(640)));
+        assert_eq!(bodies.live_in(640, 1_000, 2), (of(1), None));
+        assert_eq!(bodies.live_in(0, 100, 2), (of(2), None));
+    }
+
+    #[test]
+    fn neighbouring_buckets_are_one_run() {
+        let mut bodies = Bodies::default();
+        for index in [5, 64, 100, 700, u64::MAX] {
+            bodies.add(index, 1, 1);
+        }
+        let last = (u64::MAX - 63, u64::MAX);
+        assert_eq!(bodies.live_runs(), [(0, 127), (640, 703), last]);
     }
 }

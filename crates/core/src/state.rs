@@ -3,6 +3,7 @@
 //! Here are the frame of an entry (clocks, commands, what is due, the checks at its end) and the
 //! indexes that find things by name. Queues and sessions live in their own files.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
@@ -12,11 +13,12 @@ use core::fmt;
 use crate::command::{Command, Entry, Stamps};
 use crate::digest;
 use crate::event::Event;
-use crate::id::{LeaseTime, MessageId, Position, ProducerId, QueueId, WallTime};
+use crate::id::{LeaseTime, MessageId, NodeId, Position, ProducerId, QueueId, WallTime};
 use crate::limits;
 use crate::outcome::{Outcome, Rejection};
 use crate::producer::Producer;
 use crate::queue::{Queue, low32};
+use crate::row::NodeRow;
 use crate::shared::Shared;
 use crate::tracked::Tracked;
 
@@ -70,7 +72,9 @@ pub struct State {
     pub(crate) next_message_id: MessageId,
     pub(crate) unroutable: u64,
     pub(crate) namespaces: Tracked<String, Namespace>,
-    pub(crate) queues: BTreeMap<QueueId, Queue>,
+    pub(crate) queues: BTreeMap<QueueId, Box<Queue>>,
+    /// Node ids that were ever taken.
+    pub(crate) nodes: Tracked<NodeId, NodeRow>,
     pub(crate) producers: Tracked<ProducerId, Producer>,
     /// Producers by their last use.
     pub(crate) producer_uses: BTreeSet<(WallTime, ProducerId)>,
@@ -161,7 +165,7 @@ impl State {
         self.shared.wall_now = self.shared.wall_now.max(stamps.wall_now);
     }
 
-    fn end_entry(&mut self) -> Result<(), Halt> {
+    pub(crate) fn end_entry(&mut self) -> Result<(), Halt> {
         let touched = self.shared.touched.take();
         for id in &touched {
             self.end_queue(*id);
@@ -211,13 +215,13 @@ impl State {
     }
 
     pub(crate) fn queue_id(&self, namespace: &str, name: &str) -> Option<QueueId> {
-        let namespace = self.namespaces.map().get(namespace)?;
+        let namespace = self.namespaces.get(namespace)?;
         namespace.queues.get(name).copied()
     }
 
     /// The queue, or who is missing.
     pub(crate) fn find_queue(&self, namespace: &str, name: &str) -> Result<QueueId, Rejection> {
-        let Some(space) = self.namespaces.map().get(namespace) else {
+        let Some(space) = self.namespaces.get(namespace) else {
             return Err(Rejection::NamespaceNotFound {
                 namespace: namespace.into(),
             });

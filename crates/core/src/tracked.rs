@@ -1,13 +1,18 @@
 //! A map that knows which of its keys changed since it was last asked.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
 use alloc::vec::Vec;
+use core::borrow::Borrow;
 use core::ops::RangeBounds;
 
 /// An ordered map with the net difference since the last [`Tracked::drain_dirty`]: a key that came
-/// and went in between leaves no trace.
-pub(crate) struct Tracked<K, V> {
+/// and went in between leaves no trace. An empty one is a pointer: a queue has many, and there may
+/// be many queues.
+pub(crate) struct Tracked<K, V>(Option<Box<Inner<K, V>>>);
+
+struct Inner<K, V> {
     map: BTreeMap<K, V>,
     /// Changed keys, and whether each was there at the last drain.
     dirty: BTreeMap<K, bool>,
@@ -15,70 +20,106 @@ pub(crate) struct Tracked<K, V> {
 
 impl<K, V> Default for Tracked<K, V> {
     fn default() -> Self {
-        Self {
-            map: BTreeMap::new(),
-            dirty: BTreeMap::new(),
-        }
+        Self(None)
     }
 }
 
 impl<K: Ord + Clone, V> Tracked<K, V> {
-    pub(crate) fn map(&self) -> &BTreeMap<K, V> {
-        &self.map
+    fn inner(&mut self) -> &mut Inner<K, V> {
+        self.0.get_or_insert_with(|| {
+            Box::new(Inner {
+                map: BTreeMap::new(),
+                dirty: BTreeMap::new(),
+            })
+        })
+    }
+
+    fn map(&self) -> Option<&BTreeMap<K, V>> {
+        self.0.as_ref().map(|inner| &inner.map)
+    }
+
+    fn map_mut(&mut self) -> Option<&mut BTreeMap<K, V>> {
+        self.0.as_mut().map(|inner| &mut inner.map)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.map.len()
+        self.map().map_or(0, BTreeMap::len)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.len() == 0
     }
 
-    pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        self.map.get(key)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.map().into_iter().flatten()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.iter().map(|(key, _)| key)
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.iter().map(|(_, value)| value)
+    }
+
+    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.map()?.get(key)
     }
 
     /// For changes to what is derived and not part of the row.
-    pub(crate) fn get_unmarked(&mut self, key: &K) -> Option<&mut V> {
-        self.map.get_mut(key)
+    pub(crate) fn get_unmarked<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.map_mut()?.get_mut(key)
     }
 
     /// Last entry of the range, for changes to what is not part of the row.
     pub(crate) fn last_unmarked(&mut self, range: impl RangeBounds<K>) -> Option<(&K, &mut V)> {
-        self.map.range_mut(range).next_back()
+        self.map_mut()?.range_mut(range).next_back()
+    }
+
+    /// Notes that a value that is there was changed.
+    pub(crate) fn mark(&mut self, key: &K) {
+        self.inner().dirty.entry(key.clone()).or_insert(true);
     }
 
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        let value = self.map.get_mut(key)?;
-        self.dirty.entry(key.clone()).or_insert(true);
+        let inner = self.0.as_mut()?;
+        let value = inner.map.get_mut(key)?;
+        inner.dirty.entry(key.clone()).or_insert(true);
         Some(value)
     }
 
     /// First entry of the whole map.
     pub(crate) fn first(&self) -> Option<(&K, &V)> {
-        self.map.first_key_value()
+        self.map()?.first_key_value()
     }
 
     /// First entry of the range.
     pub(crate) fn first_in(&self, range: impl RangeBounds<K>) -> Option<(&K, &V)> {
-        self.map.range(range).next()
+        self.map()?.range(range).next()
     }
 
     /// Last entry of the range.
     pub(crate) fn last_in(&self, range: impl RangeBounds<K>) -> Option<(&K, &V)> {
-        self.map.range(range).next_back()
+        self.map()?.range(range).next_back()
     }
 
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let old = self.map.insert(key.clone(), value);
-        self.dirty.entry(key).or_insert(old.is_some());
+        let inner = self.inner();
+        let old = inner.map.insert(key.clone(), value);
+        inner.dirty.entry(key).or_insert(old.is_some());
         old
     }
 
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
-        let old = self.map.remove(key)?;
-        match self.dirty.entry(key.clone()) {
+        let inner = self.0.as_mut()?;
+        let old = inner.map.remove(key)?;
+        match inner.dirty.entry(key.clone()) {
             Entry::Vacant(vacant) => {
                 vacant.insert(true);
             }
@@ -92,17 +133,20 @@ impl<K: Ord + Clone, V> Tracked<K, V> {
 
     /// Puts in what is stored already. False if the key was taken.
     pub(crate) fn load(&mut self, key: K, value: V) -> bool {
-        self.map.insert(key, value).is_none()
+        self.inner().map.insert(key, value).is_none()
     }
 
     /// Keys that were there at the last drain.
     pub(crate) fn stored_keys(&self) -> Vec<K> {
-        let clean = self
+        let Some(inner) = &self.0 else {
+            return Vec::new();
+        };
+        let clean = inner
             .map
             .keys()
-            .filter(|key| !self.dirty.contains_key(key))
+            .filter(|key| !inner.dirty.contains_key(key))
             .cloned();
-        let changed = self
+        let changed = inner
             .dirty
             .iter()
             .filter(|(_, stored)| **stored)
@@ -112,8 +156,14 @@ impl<K: Ord + Clone, V> Tracked<K, V> {
 
     /// Calls `each` with every changed key and its present value, and forgets the changes.
     pub(crate) fn drain_dirty(&mut self, mut each: impl FnMut(&K, Option<&V>)) {
-        for key in core::mem::take(&mut self.dirty).keys() {
-            each(key, self.map.get(key));
+        let Some(inner) = &mut self.0 else {
+            return;
+        };
+        for key in core::mem::take(&mut inner.dirty).keys() {
+            each(key, inner.map.get(key));
+        }
+        if inner.map.is_empty() {
+            self.0 = None;
         }
     }
 }

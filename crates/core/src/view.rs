@@ -2,10 +2,11 @@
 
 use alloc::vec::Vec;
 
-use crate::id::{LeaseTime, MessageId, Offset, Owner, ProducerId, QueueId, SessionId, WallTime};
+use crate::id::{
+    LeaseTime, MessageId, NodeId, Offset, Owner, ProducerId, QueueId, SessionId, WallTime,
+};
 use crate::message::{BodyRef, Death, Grant};
-use crate::queue::Queue;
-use crate::row::Counters;
+use crate::row::{Counters, NodeRow};
 use crate::settings::QueueSettings;
 use crate::state::State;
 
@@ -103,15 +104,26 @@ pub struct ProducerView {
 }
 
 impl State {
+    /// What is known of a node id; none where it was never taken.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<NodeRow> {
+        self.nodes.get(&id).copied()
+    }
+
+    /// All node ids that were ever taken, ascending.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, NodeRow)> {
+        self.nodes.iter().map(|(id, row)| (*id, *row))
+    }
+
     /// Names of all namespaces, ascending.
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {
-        self.namespaces.map().keys().map(|name| name.as_str())
+        self.namespaces.keys().map(|name| name.as_str())
     }
 
     /// Is there a namespace of this name?
     #[must_use]
     pub fn has_namespace(&self, namespace: &str) -> bool {
-        self.namespaces.map().contains_key(namespace)
+        self.namespaces.get(namespace).is_some()
     }
 
     /// The queue of this name.
@@ -123,7 +135,7 @@ impl State {
     /// The queue of this incarnation.
     #[must_use]
     pub fn queue_by_id(&self, id: QueueId) -> Option<QueueView<'_>> {
-        self.queues.get(&id).map(Queue::view)
+        self.queues.get(&id).map(|queue| queue.view())
     }
 
     /// Queues of a namespace in name order, those after `after` if given.
@@ -135,11 +147,25 @@ impl State {
         use core::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         self.namespaces
-            .map()
             .get(namespace)
             .into_iter()
             .flat_map(move |space| space.queues.range::<str, _>((from, Unbounded)))
             .filter_map(|(_, id)| self.queue_by_id(*id))
+    }
+
+    /// Queues of all namespaces in the order in which they were made, those after `after` if given:
+    /// an order that nothing but a deletion changes.
+    pub fn queues_in_order(&self, after: Option<QueueId>) -> impl Iterator<Item = QueueView<'_>> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let queues = self.queues.range((from, Unbounded));
+        queues.map(|(_, queue)| queue.view())
+    }
+
+    /// How many queues there are.
+    #[must_use]
+    pub fn queue_count(&self) -> usize {
+        self.queues.len()
     }
 
     /// Up to `limit` messages of a queue from offset `from` on, in order; all or those of one
@@ -171,7 +197,6 @@ impl State {
     pub fn sessions(&self) -> impl Iterator<Item = SessionView> {
         self.shared
             .sessions
-            .map()
             .iter()
             .map(|(id, session)| session.view(*id))
     }
@@ -201,6 +226,13 @@ impl State {
     #[must_use]
     pub fn body_is_live(&self, first_index: u64, last_index: u64) -> bool {
         self.shared.bodies.any_live(first_index, last_index)
+    }
+
+    /// The log entries, as first and last index, in which live bodies are; ascending, and whole
+    /// buckets of [`crate::limits::BODY_BUCKET_INDEXES`]. Outside of them none is live.
+    #[must_use]
+    pub fn live_bodies(&self) -> Vec<(u64, u64)> {
+        self.shared.bodies.live_runs()
     }
 
     /// A producer of this namespace.
@@ -245,6 +277,13 @@ mod tests {
         assert_eq!(names(Some("a")), vec!["b", "c"]);
         assert_eq!(names(Some("bb")), vec!["c"]);
         assert_eq!(script.state.queues("none", None).count(), 0);
+        let made = |after| {
+            let queues = script.state.queues_in_order(after);
+            queues.map(|queue| queue.name).collect::<Vec<_>>()
+        };
+        assert_eq!(made(None), vec!["b", "c", "a"]);
+        assert_eq!(made(Some(QueueId(1))), vec!["c", "a"]);
+        assert_eq!(script.state.queue_count(), 3);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! `proto/ticketrail/store/v1` and [`stored`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod backup;
 pub mod error;
 pub mod receipt;
 pub mod stored;

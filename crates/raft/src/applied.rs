@@ -1,8 +1,8 @@
 //! The applied state of a replica and everything that waits for it or follows from it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,15 +11,32 @@ use ticketrail_core::{Entry as CoreEntry, Event, NodeId, Outcome, State};
 use ticketrail_proto::stored::{self, Origin};
 use tokio::sync::{oneshot, watch};
 
-use crate::config::{DIGEST_EVERY, DIGESTS_KEPT};
+use crate::divergence::{Digests, Diverged};
+use crate::figures::Counts;
+use crate::room::Room;
 use crate::status::Leadership;
 use crate::types::{Answer, Entry, LogId, StoredMembership, term_of};
+use crate::watched::Watched;
 
 /// Hears of every applied entry, in log order, on every node. Called with the state locked: it must
 /// be short, must not block, and must not call back into the replica.
 pub trait AppliedSink: Send + Sync + 'static {
     /// `state` is as it is right after the entry.
     fn applied(&self, state: &State, applied: AppliedEntry<'_>);
+
+    /// A snapshot was put in the place of the state: entries in between were never applied here, and
+    /// what they answered and did is only seen in the state.
+    fn replaced(&self, state: &State, replaced: Replaced);
+}
+
+/// Where a snapshot that was put in the place of the state ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// Index of the last entry in it.
+    pub index: u64,
+    /// Its term. Commands that were handed to a leader of a later term are not among those that were
+    /// passed over.
+    pub term: u64,
 }
 
 /// An entry that was applied. A leader's first entry and a change of members hold nothing for the
@@ -47,13 +64,21 @@ pub struct AppliedEntry<'a> {
 /// Time on the node's own steady clock, since some moment before the start of the replica.
 pub(crate) type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
+/// Makes it durable that the state here is wrong.
+pub(crate) type OnDivergence = Box<dyn Fn() -> io::Result<()> + Send + Sync>;
+
 /// Shared by the state machine, the checkpoint, and the handles.
 pub(crate) struct Shared {
     pub(crate) node_id: NodeId,
     pub(crate) now: Clock,
     pub(crate) failure: watch::Sender<Option<String>>,
-    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) leadership: Watched<Leadership>,
+    pub(crate) counts: Counts,
+    pub(crate) room: Room,
     applied: Mutex<Applied>,
+    pub(crate) digests: Digests,
+    pub(crate) on_divergence: OnceLock<OnDivergence>,
+    pub(crate) planted_divergence: Option<u64>,
     leader_contact: Mutex<Option<Duration>>,
     sink: Arc<dyn AppliedSink>,
     replay_upto: Option<u64>,
@@ -68,7 +93,6 @@ pub(crate) struct Applied {
     pub(crate) bytes: u64,
     /// The state came from a snapshot: the checkpoint must be written anew as a whole.
     pub(crate) replaced: bool,
-    digests: VecDeque<(u64, u64)>,
     waiters: BTreeMap<(u64, u64), oneshot::Sender<()>>,
     waiters_made: u64,
 }
@@ -81,7 +105,6 @@ impl Applied {
             membership,
             bytes: 0,
             replaced: false,
-            digests: VecDeque::new(),
             waiters: BTreeMap::new(),
             waiters_made: 0,
         }
@@ -89,22 +112,6 @@ impl Applied {
 
     fn index(&self) -> Option<u64> {
         self.last.map(|id| id.index)
-    }
-
-    /// The last digests at multiples of [`DIGEST_EVERY`], oldest first.
-    pub(crate) fn digests(&self) -> Vec<(u64, u64)> {
-        self.digests.iter().copied().collect()
-    }
-
-    fn advance(&mut self, id: LogId) {
-        self.last = Some(id);
-        if id.index.is_multiple_of(DIGEST_EVERY) {
-            self.digests.push_back((id.index, self.state.digest()));
-            if self.digests.len() > DIGESTS_KEPT {
-                self.digests.pop_front();
-            }
-        }
-        self.wake(id.index);
     }
 
     fn wake(&mut self, upto: u64) {
@@ -130,8 +137,13 @@ impl Shared {
             node_id,
             now,
             failure: watch::Sender::new(None),
-            leadership: watch::Sender::new(Leadership::default()),
+            leadership: Watched::new(Leadership::default()),
+            counts: Counts::default(),
+            room: Room::default(),
             applied: Mutex::new(applied),
+            digests: Digests::default(),
+            on_divergence: OnceLock::new(),
+            planted_divergence: None,
             leader_contact: Mutex::new(None),
             sink,
             replay_upto,
@@ -166,13 +178,19 @@ impl Shared {
     }
 
     fn apply_commands(&self, id: LogId, payload: &Bytes) -> Result<Answer, String> {
-        let decoded = stored::decode_entry(payload.clone()).map_err(|error| error.to_string())?;
+        let mut decoded =
+            stored::decode_entry(payload.clone()).map_err(|error| error.to_string())?;
         let mut applied = self.lock();
+        if self.planted_divergence == Some(id.index) {
+            let stamp = &mut decoded.entry.stamps.wall_now;
+            // A stamp that is behind the state's clock changes nothing.
+            stamp.0 = applied.state.wall_now().max(*stamp).0 + 1;
+        }
         let result = applied.state.apply(id.index, &decoded.entry);
         let result = result.map_err(|halt| halt.to_string())?;
         let outcomes: Arc<[Outcome]> = result.outcomes.into();
         applied.bytes += payload.len() as u64;
-        applied.advance(id);
+        self.advance(&mut applied, id);
         self.sink.applied(
             &applied.state,
             AppliedEntry {
@@ -197,7 +215,7 @@ impl Shared {
         if let Some(membership) = membership {
             applied.membership = membership;
         }
-        applied.advance(id);
+        self.advance(&mut applied, id);
         let nothing = CoreEntry {
             stamps: ticketrail_core::Stamps::default(),
             commands: Vec::new(),
@@ -217,21 +235,69 @@ impl Shared {
         );
     }
 
+    fn advance(&self, applied: &mut Applied, id: LogId) {
+        applied.last = Some(id);
+        let compared = self.digests.applied(id.index, || applied.state.digest());
+        self.compared(compared);
+        applied.wake(id.index);
+    }
+
+    /// Stops this node if it differs from a majority.
+    pub(crate) fn compared(&self, compared: Result<(), Diverged>) {
+        let Err(diverged) = compared else { return };
+        if self.failure.borrow().is_some() {
+            return;
+        }
+        let Diverged { index, own, agreed } = diverged;
+        // First of all: the next start must not go on from this state.
+        let marked = self.on_divergence.get().map_or(Ok(()), |mark| mark());
+        if let Err(error) = marked {
+            tracing::error!(%error, "that this node's state is wrong could not be written down");
+        }
+        self.fail(&format!(
+            "DIVERGED: after entry {index} this node's state has digest {own:016x}, a majority's {agreed:016x}. The others go \
+             on; at its next start this node takes its state from one of them"
+        ));
+    }
+
+    /// Voters of the last applied membership.
+    pub(crate) fn voters(&self) -> BTreeSet<NodeId> {
+        let applied = self.lock();
+        let voters = applied.membership.membership().voter_ids();
+        voters.map(NodeId).collect()
+    }
+
     fn is_replay(&self, index: u64) -> bool {
         self.replay_upto.is_some_and(|upto| index <= upto)
     }
 
-    /// Puts a snapshot's state in the place of this one.
-    pub(crate) fn replace(&self, state: State, last: Option<LogId>, membership: StoredMembership) {
+    /// Puts a snapshot's state in the place of this one; `purge` makes the log go on from there, in
+    /// the same moment.
+    pub(crate) fn replace(
+        &self,
+        state: State,
+        last: Option<LogId>,
+        membership: StoredMembership,
+        purge: impl FnOnce(),
+    ) {
         let mut applied = self.lock();
-        applied.state = state;
+        purge();
+        let old = std::mem::replace(&mut applied.state, state);
         applied.last = last;
         applied.membership = membership;
         applied.replaced = true;
-        applied.digests.clear();
-        if let Some(index) = applied.index() {
-            applied.wake(index);
+        self.digests.replaced();
+        if let Some(last) = last {
+            let replaced = Replaced {
+                index: last.index,
+                term: term_of(&last),
+            };
+            self.sink.replaced(&applied.state, replaced);
+            applied.wake(last.index);
         }
+        drop(applied);
+        // A large state takes its time to go.
+        drop(old);
     }
 
     /// Resolves once the entry is applied; an error when the replica is gone.

@@ -11,6 +11,7 @@ use ticketrail_proto::{peer, store};
 use ticketrail_storage::Record;
 
 use crate::config::GROUP;
+use crate::divergence::DigestAt;
 use crate::types::{
     Entry, LogId, Membership, Payload, PeerAddress, SnapshotMeta, StoredMembership, Vote, log_id,
     term_of,
@@ -207,6 +208,20 @@ pub(crate) fn id_to_peer(id: LogId) -> peer::LogId {
 /// A log id from the wire.
 pub(crate) fn id_from_peer(id: peer::LogId) -> LogId {
     log_id(id.term, id.index)
+}
+
+/// A digest on the wire: ours have 64 bits.
+pub(crate) fn digest_to_peer((index, digest): DigestAt) -> peer::Digest {
+    peer::Digest {
+        index,
+        low: digest,
+        high: 0,
+    }
+}
+
+/// A digest from the wire; none of a kind that is not known here.
+pub(crate) fn digest_from_peer(digest: peer::Digest) -> Option<DigestAt> {
+    (digest.high == 0).then_some((digest.index, digest.low))
 }
 
 /// An entry on the wire; the payload is not copied.

@@ -1,12 +1,9 @@
 //! What a replica is told when it starts, and every limit of this room.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 use ticketrail_core::{BootId, NodeId};
-
-use crate::PeerAddress;
 
 /// The Raft group. Directories, records and peer messages carry it; there is one for now.
 pub const GROUP: u32 = 0;
@@ -22,10 +19,10 @@ pub(crate) const FRAMES_IN_FLIGHT_MAX: usize = 32;
 pub(crate) const APPLY_BYTES_MAX: usize = 4 << 20;
 
 /// Every so many indexes the digest is kept for comparison.
-pub const DIGEST_EVERY: u64 = 1_000;
+pub const DIGEST_EVERY: u64 = 100;
 
 /// So many of the kept digests, the newest.
-pub const DIGESTS_KEPT: usize = 64;
+pub const DIGESTS_KEPT: usize = 256;
 
 /// What a replica is told when it starts.
 #[derive(Clone, Debug)]
@@ -36,8 +33,8 @@ pub struct ReplicaConfig {
     pub node_id: NodeId,
     /// This run of the node's process.
     pub boot_id: BootId,
-    /// Who may speak to this node before the first membership is known.
-    pub members: BTreeMap<NodeId, PeerAddress>,
+    /// Who is asked for a snapshot before Raft starts, when the state here is lost or wrong.
+    pub rejoin_from: Vec<NodeId>,
     /// The leader shows that it lives this often.
     pub heartbeat_ms: u64,
     /// Shortest election timeout.
@@ -60,9 +57,22 @@ pub struct ReplicaConfig {
     pub recycle_every: Duration,
     /// Applied entries that are kept for peers which lag, even where two snapshot files cover them.
     pub log_bytes_kept: u64,
+    /// A reader of a snapshot keeps what it reads, and the log from there on, until entries of so many
+    /// bytes were applied meanwhile; then it has to start again.
+    pub hold_bytes_max: u64,
+    /// Bytes of bodies that nothing refers to any more but that share a file with live ones: beyond so
+    /// many, files are compacted.
+    pub dead_bytes_max: u64,
+    /// A snapshot is fetched from a peer at so many bytes per second at most.
+    pub fetch_bytes_per_second: u64,
+    /// Bytes of one piece of a snapshot that a peer reads, or a single body.
+    pub snapshot_piece_bytes: usize,
     /// A planted bug for the simulator: a restarted leader goes on without an election.
     #[doc(hidden)]
     pub planted_leader_restore: bool,
+    /// A planted fault for tests: this node applies this entry otherwise than the others.
+    #[doc(hidden)]
+    pub planted_divergence: Option<u64>,
 }
 
 impl ReplicaConfig {
@@ -73,7 +83,7 @@ impl ReplicaConfig {
             cluster_id,
             node_id,
             boot_id,
-            members: BTreeMap::new(),
+            rejoin_from: Vec::new(),
             heartbeat_ms: 50,
             election_min_ms: 150,
             election_max_ms: 300,
@@ -85,7 +95,12 @@ impl ReplicaConfig {
             snapshot_bytes: 1 << 30,
             recycle_every: Duration::from_secs(5),
             log_bytes_kept: 1 << 30,
+            dead_bytes_max: 1 << 30,
+            hold_bytes_max: 8 << 30,
+            fetch_bytes_per_second: 128 << 20,
+            snapshot_piece_bytes: 1 << 20,
             planted_leader_restore: false,
+            planted_divergence: None,
         }
     }
 

@@ -20,10 +20,15 @@ pub enum StartError {
         /// What went wrong.
         source: std::io::Error,
     },
-    /// The log starts behind the end of the state: entries in between are gone, here.
+    /// The data folder was being made from a backup.
+    #[error("`{0}` holds a restore that did not come to its end: empty it and restore again")]
+    UnfinishedRestore(String),
+    /// The log starts behind the end of the state: entries in between are gone here, and there is nobody
+    /// to take a newer state from.
     #[error(
-        "DATA_LOSS: the log starts after entry {purged}, the newest checkpoint or snapshot ends at entry {}. To rejoin: move \
-         this node's folder aside and start it empty under a new node id", show(*applied)
+        "DATA_LOSS: the log starts after entry {purged}, the newest checkpoint or snapshot ends at entry {}, and the \
+         configuration names no other member to take a newer state from. Start it with the cluster's `bootstrap` members: it \
+         takes the state from one of them", show(*applied)
     )]
     StateLost {
         /// Raft needed no entry up to here.
@@ -31,6 +36,15 @@ pub enum StartError {
         /// The last entry in the state.
         applied: Option<u64>,
     },
+    /// The state was proved wrong, and there is nobody to take another one from.
+    #[error(
+        "DIVERGED: this node's state differs from a majority's, and the configuration names no other member to take it \
+         from. Start it with the cluster's `bootstrap` members: it takes the state from one of them"
+    )]
+    Diverged,
+    /// A peer's snapshot could not be taken.
+    #[error("rejoining: {0}")]
+    Rejoin(String),
     /// The log ends before the state: synced entries are gone.
     #[error(
         "DATA_LOSS: the checkpoint ends at entry {applied}, the log at entry {}. To rejoin: move this node's folder aside \
@@ -120,7 +134,7 @@ pub enum PeerRefusal {
         /// This node.
         node_id: NodeId,
     },
-    /// The sender is no member, or speaks for somebody else.
+    /// The sender was removed, or speaks for somebody else.
     #[error("UNKNOWN_PEER: node {sender} has no say here")]
     UnknownSender {
         /// Who claims to send.

@@ -8,12 +8,15 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot};
 use ticketrail_core::State;
+use ticketrail_storage::Log;
 
 use crate::applied::Shared;
 use crate::rows;
 use crate::seam::Runtime;
 use crate::shelf::{Shelf, Shelved, push_all};
-use crate::types::{CommittedLeaderId, LogId, PeerAddress, SnapshotMeta, StoredMembership, Types};
+use crate::types::{
+    CommittedLeaderId, LogId, PeerAddress, SnapshotMeta, StoredMembership, Types, term_of,
+};
 
 /// What openraft hands from a builder to a receiver: a snapshot file, not its bytes.
 pub(crate) type SnapshotFile = Shelved;
@@ -24,14 +27,16 @@ type FileSnapshot = Snapshot<CommittedLeaderId, u64, PeerAddress, SnapshotFile>;
 pub(crate) struct Machine<R> {
     shared: Arc<Shared>,
     shelf: Arc<Shelf>,
+    log: Log,
     runtime: PhantomData<fn() -> R>,
 }
 
 impl<R> Machine<R> {
-    pub(crate) fn new(shared: Arc<Shared>, shelf: Arc<Shelf>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, shelf: Arc<Shelf>, log: Log) -> Self {
         Self {
             shared,
             shelf,
+            log,
             runtime: PhantomData,
         }
     }
@@ -118,11 +123,25 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Machine<R> {
         meta: &SnapshotMeta,
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let (state, rows) = snapshot.read()?;
-        let version = state.version();
-        self.shelf.write(meta.clone(), version, push_all(&rows))?;
+        let shelf = self.shelf.clone();
+        let meta = meta.clone();
+        let read = R::blocking(move || {
+            let (state, rows) = snapshot.read()?;
+            if !shelf.holds(&snapshot) {
+                shelf.write(meta.clone(), state.version(), push_all(&rows))?;
+            }
+            Ok::<_, io::Error>((state, meta))
+        });
+        let (state, meta) = read.await??;
+        // With the state: what the log holds up to there may be other entries than the ones that the
+        // snapshot includes, and must not be served as their bodies; openraft purges only later.
+        let purge = || {
+            if let Some(last) = meta.last_log_id {
+                self.log.purge(last.index, term_of(&last), Box::new(|_| {}));
+            }
+        };
         self.shared
-            .replace(state, meta.last_log_id, meta.last_membership.clone());
+            .replace(state, meta.last_log_id, meta.last_membership, purge);
         Ok(())
     }
 

@@ -21,10 +21,12 @@ use openraft::{OptionalSend, Snapshot};
 use ticketrail_core::NodeId;
 use ticketrail_proto::peer;
 
+use crate::applied::Shared;
 use crate::codec;
 use crate::config::{FRAMES_IN_FLIGHT_MAX, GROUP, ReplicaConfig};
 use crate::machine::SnapshotFile;
 use crate::seam::Runtime;
+use crate::transfer::Offering;
 use crate::transport::{PeerRequest, PeerResponse, Transport, TransportError};
 use crate::types::{CommittedLeaderId, PeerAddress, Types, Vote};
 
@@ -74,6 +76,7 @@ pub(crate) struct Network<R> {
     pub(crate) letterhead: Letterhead,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) append_timeout: Duration,
+    pub(crate) offering: Arc<Offering>,
     pub(crate) runtime: PhantomData<fn() -> R>,
 }
 
@@ -86,8 +89,10 @@ impl<R: Runtime> RaftNetworkFactory<Types<R>> for Network<R> {
             line: Line {
                 letterhead: self.letterhead.clone(),
                 transport: self.transport.clone(),
+                shared: self.offering.shared.clone(),
                 append_timeout: self.append_timeout,
             },
+            offering: self.offering.clone(),
             runtime: PhantomData,
         }
     }
@@ -97,6 +102,7 @@ impl<R: Runtime> RaftNetworkFactory<Types<R>> for Network<R> {
 pub(crate) struct PeerClient<R> {
     target: NodeId,
     line: Line,
+    offering: Arc<Offering>,
     runtime: PhantomData<fn() -> R>,
 }
 
@@ -105,6 +111,7 @@ pub(crate) struct PeerClient<R> {
 struct Line {
     letterhead: Letterhead,
     transport: Arc<dyn Transport>,
+    shared: Arc<Shared>,
     append_timeout: Duration,
 }
 
@@ -136,6 +143,16 @@ impl Line {
         Ok(response)
     }
 
+    /// A member told its newest digest.
+    fn compare(&self, member: NodeId, digest: Option<peer::Digest>) {
+        let Some(digest) = digest.and_then(codec::digest_from_peer) else {
+            return;
+        };
+        let (shared, this_node) = (&self.shared, self.letterhead.node_id);
+        let voters = || shared.voters();
+        shared.compared(shared.digests.heard(member, digest, this_node, voters));
+    }
+
     fn append<R: Runtime>(
         &self,
         target: NodeId,
@@ -153,13 +170,18 @@ impl Line {
                 .map(codec::entry_to_peer)
                 .collect(),
             leader_commit: request.leader_commit.map(codec::id_to_peer),
+            digest: self.shared.digests.newest().map(codec::digest_to_peer),
+            agreed_digest: self.shared.digests.agreed().map(codec::digest_to_peer),
             ..Default::default()
         });
         async move {
             let timeout = line.append_timeout;
             let kind = RPCTypes::AppendEntries;
             match line.call::<R>(target, kind, request, timeout).await? {
-                PeerResponse::AppendEntries(response) => append_response(response),
+                PeerResponse::AppendEntries(response) => {
+                    line.compare(target, response.digest);
+                    append_response(response)
+                }
                 _ => Err(nonsense("an answer of another kind")),
             }
         }
@@ -310,20 +332,17 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for PeerClient<R> {
         }
     }
 
-    /// Snapshots are not sent yet: a peer that lags behind the leader's purge point stays there.
+    /// The peer fetches one by itself (see `transfer`).
     async fn full_snapshot(
         &mut self,
-        _: Vote,
+        vote: Vote,
         snapshot: Snapshot<CommittedLeaderId, u64, PeerAddress, SnapshotFile>,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
-        tracing::warn!(target_node = %self.target, snapshot = %snapshot.meta, "a node lags behind the log that is kept here");
-        let error = io::Error::new(
-            io::ErrorKind::Unsupported,
-            "snapshots are not sent to peers",
-        );
-        Err(StreamingError::Unreachable(Unreachable::new(&error)))
+        self.offering
+            .run::<R>(self.target, vote, &snapshot.meta, cancel)
+            .await
     }
 
     async fn transfer_leader(

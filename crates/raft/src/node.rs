@@ -1,7 +1,6 @@
 //! The running Raft node on one runtime. [`crate::Replica`] is the same without the type parameter.
 
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,13 +25,15 @@ use crate::codec;
 use crate::config::ReplicaConfig;
 use crate::error::{BootstrapError, PeerRefusal, ProposeError, ReadError};
 use crate::machine::Machine;
-use crate::network::{Letterhead, Network};
+use crate::membership::{ChangeError, MemberChange};
+use crate::network::Letterhead;
 use crate::order::Row;
 use crate::replica::Committed;
 use crate::seam::{Runtime, Worker};
 use crate::status::{Leadership, Member, Status};
+use crate::transfer::{TransferProgress, Transfers};
 use crate::transport::{PeerRequest, PeerResponse, Transport};
-use crate::types::{CommittedLeaderId, Payload, PeerAddress, Types};
+use crate::types::{CommittedLeaderId, Payload, PeerAddress, Types, term_of};
 
 /// Pause between two tries of a proposal while this leader has no lease.
 const LEASE_PAUSE: Duration = Duration::from_millis(5);
@@ -57,6 +58,8 @@ pub(crate) trait Engine: Send + Sync {
         request: PeerRequest,
     ) -> BoxFuture<'static, Result<PeerResponse, PeerRefusal>>;
     fn transfer_leadership(&self, to: NodeId) -> BoxFuture<'static, ()>;
+    fn change_members(&self, change: MemberChange) -> BoxFuture<'static, Result<(), ChangeError>>;
+    fn succeed(self: Arc<Self>, dead: NodeId, term: u64) -> BoxFuture<'static, ()>;
     fn status(&self) -> Status;
     fn shutdown(&self) -> BoxFuture<'static, ()>;
 }
@@ -64,6 +67,9 @@ pub(crate) trait Engine: Send + Sync {
 type Watched<R, T> = <<R as AsyncRuntime>::Watch as Watch>::Receiver<T>;
 type Metrics<R> = Watched<R, RaftMetrics<Types<R>>>;
 type ServerMetrics<R> = Watched<R, RaftServerMetrics<Types<R>>>;
+
+/// openraft's handle, with our types.
+pub(crate) type Openraft<R> = Raft<Types<R>, Machine<R>>;
 
 /// A Raft node.
 pub(crate) struct Node<R: Runtime> {
@@ -73,6 +79,7 @@ pub(crate) struct Node<R: Runtime> {
     pub(crate) letterhead: Letterhead,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) reads: crate::read::Rounds,
+    pub(crate) transfers: Arc<Transfers>,
     row: Arc<Row>,
     log: Log,
     worker: Mutex<Option<Worker>>,
@@ -84,6 +91,7 @@ impl<R: Runtime> Node<R> {
         shared: Arc<Shared>,
         config: ReplicaConfig,
         transport: Arc<dyn Transport>,
+        transfers: Arc<Transfers>,
         log: Log,
     ) -> Self {
         Self {
@@ -92,19 +100,11 @@ impl<R: Runtime> Node<R> {
             letterhead: Letterhead::new(&config),
             config,
             transport,
+            transfers,
             reads: crate::read::Rounds::default(),
             row: Arc::default(),
             log,
             worker: Mutex::new(None),
-        }
-    }
-
-    pub(crate) fn network(config: &ReplicaConfig, transport: Arc<dyn Transport>) -> Network<R> {
-        Network {
-            letterhead: Letterhead::new(config),
-            transport,
-            append_timeout: Duration::from_millis(config.append_timeout_ms),
-            runtime: PhantomData,
         }
     }
 
@@ -140,6 +140,10 @@ impl<R: Runtime> Node<R> {
                     ..seen
                 } != *known;
                 if changed {
+                    let is_new = (seen.term, seen.leader) != (known.term, known.leader);
+                    if is_new && seen.leader.is_some() {
+                        shared.counts.note_leader();
+                    }
                     *known = seen;
                 }
                 changed
@@ -262,6 +266,15 @@ impl<R: Runtime> Engine for Node<R> {
         })
     }
 
+    fn change_members(&self, change: MemberChange) -> BoxFuture<'static, Result<(), ChangeError>> {
+        let raft = self.raft.clone();
+        Box::pin(async move { crate::membership::change::<R>(&raft, change).await })
+    }
+
+    fn succeed(self: Arc<Self>, dead: NodeId, term: u64) -> BoxFuture<'static, ()> {
+        Box::pin(crate::succeed::succeed(self, dead, term))
+    }
+
     fn status(&self) -> Status {
         let metrics = self.metrics();
         let is_leader = metrics.state.is_leader();
@@ -277,15 +290,25 @@ impl<R: Runtime> Engine for Node<R> {
             applied_index: applied.last.map(|id| id.index),
             snapshot_index: metrics.snapshot.map(|id| id.index),
             purged_index: metrics.purged.map(|id| id.index),
-            members: members(&metrics),
+            members: members(&metrics, &self.transfers.to_members()),
+            members_entry: (metrics.membership_config.log_id().as_ref())
+                .map(|id| (term_of(id), id.index)),
+            fetching: self.transfers.receiving.progress(),
+            changing_voters: metrics
+                .membership_config
+                .membership()
+                .get_joint_config()
+                .len()
+                > 1,
             quorum_ack_ms_ago: metrics.last_quorum_acked.map(|at| ms(at.elapsed())),
             leader_contact_ms_ago: contact.map(ms),
             digest: applied.state.digest(),
-            digests: applied.digests(),
+            digests: self.shared.digests.own(),
         }
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {
+        self.transfers.stop();
         let raft = self.raft.clone();
         let worker = self.worker.lock().expect("no panic under this lock").take();
         Box::pin(async move {
@@ -303,7 +326,10 @@ fn ms(span: Duration) -> u64 {
     span.as_millis() as u64
 }
 
-fn members<R: Runtime>(metrics: &RaftMetrics<Types<R>>) -> BTreeMap<NodeId, Member> {
+fn members<R: Runtime>(
+    metrics: &RaftMetrics<Types<R>>,
+    fetching: &BTreeMap<NodeId, TransferProgress>,
+) -> BTreeMap<NodeId, Member> {
     let membership = metrics.membership_config.membership();
     let member = |(id, address): (&u64, &PeerAddress)| {
         let matched = metrics
@@ -316,6 +342,7 @@ fn members<R: Runtime>(metrics: &RaftMetrics<Types<R>>) -> BTreeMap<NodeId, Memb
             voter: membership.voter_ids().any(|voter| voter == *id),
             matched_index: matched.map(|log_id| log_id.index),
             answered_ms_ago: answered.map(|at| ms(at.elapsed())),
+            fetching: fetching.get(&NodeId(*id)).copied(),
         };
         (NodeId(*id), member)
     };

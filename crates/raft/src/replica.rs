@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,18 +14,26 @@ use ticketrail_storage::{Disk, Identity, Log, StorageError};
 use tokio::sync::{mpsc, watch};
 
 use crate::applied::{Applied, AppliedSink, Clock, Shared};
-use crate::checkpoint::{Checkpointer, LOOK_EVERY};
+use crate::checkpoint::{Checkpointer, LOOK_EVERY, Readers, Stored};
+use crate::compaction::{CompactionCounts, DiskUse};
 use crate::config::ReplicaConfig;
+use crate::divergence::DigestCounts;
 use crate::error::{BootstrapError, PeerRefusal, ProposeError, ReadError, StartError};
+use crate::figures::Figures;
 use crate::log_store::LogStore;
 use crate::machine::Machine;
+use crate::membership::{ChangeError, MemberChange};
+use crate::network::{Letterhead, Network};
 use crate::node::{Engine, Node};
-use crate::restore::{self, CheckpointOpener};
+use crate::restore::CheckpointOpener;
 use crate::seam::Runtime;
 use crate::shelf::Shelf;
+use crate::start;
 use crate::status::{Leadership, Status};
+use crate::transfer::{Fetcher, Offering, Serving, Source, TransferCounts, Transfers};
 use crate::transport::{PeerRequest, PeerResponse, Transport};
 use crate::types::PeerAddress;
+use crate::watched::Watcher;
 
 /// Where a replica keeps its bytes. The caller holds the folders, and runs and joins the log's
 /// writer; the replica takes the log's failure hook.
@@ -52,6 +61,9 @@ pub struct Replica {
     shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
     log: Log,
+    compactions: Arc<CompactionCounts>,
+    transfers: Arc<Transfers>,
+    dead_bytes_max: u64,
 }
 
 impl Replica {
@@ -92,39 +104,64 @@ impl Replica {
                 source,
             })?;
         let shelf = Arc::new(shelf);
-        let restored = restore::restore(&mut *storage.checkpoint, &shelf, &storage.log)?;
-        if let Some(found) = restored
-            .state
-            .cluster_id()
-            .filter(|id| *id != config.cluster_id)
-        {
-            return Err(StartError::ForeignState {
-                found,
-                expected: config.cluster_id,
-            });
-        }
+        let (readers, counts) = (Readers::default(), Arc::<TransferCounts>::default());
+        let fetcher = Fetcher {
+            letterhead: Letterhead::new(&config),
+            transport: transport.clone(),
+            log: storage.log.clone(),
+            shelf: shelf.clone(),
+            holds: readers.holds.clone(),
+            counts: counts.clone(),
+            progress: Arc::default(),
+            stop: Arc::default(),
+            rate: config.fetch_bytes_per_second,
+        };
+        let restored = start::restored::<R>(&config, &mut storage, &fetcher).await?;
         let restored_index = restored.meta.last_log_id.map(|id| id.index);
-        let applied = Applied::new(
+        let mut applied = Applied::new(
             restored.state,
             restored.meta.last_log_id,
             restored.meta.last_membership,
         );
+        applied.replaced = restored.rewrite;
         let replay_upto = storage.log.state().last.map(|last| last.index);
-        let shared = Arc::new(Shared::new(
-            config.node_id,
-            clock::<R>(),
-            sink,
-            applied,
-            replay_upto,
-        ));
+        let mut shared = Shared::new(config.node_id, clock::<R>(), sink, applied, replay_upto);
+        shared.planted_divergence = config.planted_divergence;
+        let shared = Arc::new(shared);
+        let mark = shelf.clone();
+        // Set once, here.
+        let _ = shared
+            .on_divergence
+            .set(Box::new(move || mark.mark_wrong()));
         stop_with_the_log(&shared, &storage.log);
 
+        let serving = Serving::new(
+            storage.log.clone(),
+            shared.now.clone(),
+            readers.exports.clone(),
+            counts,
+            &config,
+        );
+        let transfers = Arc::new(Transfers::new(readers.clone(), serving, fetcher));
+        let offering = Offering {
+            letterhead: Letterhead::new(&config),
+            transport: transport.clone(),
+            transfers: transfers.clone(),
+            shared: shared.clone(),
+        };
+        let network = Network {
+            letterhead: Letterhead::new(&config),
+            transport: transport.clone(),
+            append_timeout: Duration::from_millis(config.append_timeout_ms),
+            offering: Arc::new(offering),
+            runtime: PhantomData::<fn() -> R>,
+        };
         let raft = Raft::new(
             config.node_id.0,
             Arc::new(raft_config),
-            Node::<R>::network(&config, transport.clone()),
+            network,
             LogStore::<R>::new(storage.log.clone()),
-            Machine::<R>::new(shared.clone(), shelf.clone()),
+            Machine::<R>::new(shared.clone(), shelf.clone(), storage.log.clone()),
         );
         let raft = raft.await.map_err(|error| {
             // What apply or the log said is nearer to the cause.
@@ -132,20 +169,30 @@ impl Replica {
             StartError::Raft(nearer.unwrap_or_else(|| error.to_string()))
         })?;
 
+        let compactions = readers.compactions.clone();
+        let dead_bytes_max = config.dead_bytes_max;
         let (written, snapshots) = mpsc::channel(4);
         let mut checkpointer = Checkpointer::new(
             shared.clone(),
             storage.log.clone(),
-            restored.checkpoint,
+            Stored {
+                store: restored.checkpoint,
+                opener: storage.checkpoint,
+                last_index: restored_index.filter(|_| !restored.rewrite),
+            },
             shelf,
+            readers.clone(),
             written,
             config.clone(),
-            restored_index,
         );
+        let idle = transfers.clone();
         let worker = R::worker(
             "checkpoint",
             LOOK_EVERY,
-            Box::new(move |last| checkpointer.step(last)),
+            Box::new(move |last| {
+                idle.serving.look();
+                checkpointer.step(last);
+            }),
         );
         drop(R::spawn(Node::<R>::watch_leadership(
             raft.server_metrics(),
@@ -156,12 +203,22 @@ impl Replica {
             raft.clone(),
             snapshots,
         )));
-        let node = Node::new(raft, shared.clone(), config, transport, storage.log.clone());
+        let node = Node::new(
+            raft,
+            shared.clone(),
+            config,
+            transport,
+            transfers.clone(),
+            storage.log.clone(),
+        );
         node.attach(worker);
         Ok(Self {
             shared,
             engine: Arc::new(node),
             log: storage.log,
+            compactions,
+            transfers,
+            dead_bytes_max,
         })
     }
 
@@ -213,7 +270,7 @@ impl Replica {
 
     /// Who leads, and every change of it.
     #[must_use]
-    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+    pub fn leadership(&self) -> Watcher<Leadership> {
         self.shared.leadership.subscribe()
     }
 
@@ -223,12 +280,42 @@ impl Replica {
         self.engine.status()
     }
 
+    /// The replica in numbers, for those who watch it. Cheap, and never waits for apply.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        Figures::of(&self.shared.counts, &self.log, self.now())
+    }
+
     /// The payload of an applied entry, from memory or disk, while the state refers to it.
     ///
     /// # Errors
     /// `NoSuchEntry` when it is gone; `DataLoss` when its bytes are damaged.
     pub fn body(&self, index: u64) -> Result<Bytes, StorageError> {
         self.log.read_body(index)
+    }
+
+    /// The same, and where it takes a read of the disk, with the entries that one read of up to `bytes_max` brings along.
+    ///
+    /// # Errors
+    /// As [`Replica::body`], of any of them.
+    pub fn bodies_from(
+        &self,
+        index: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Bytes)>, StorageError> {
+        self.log.read_body_and_next(index, bytes_max)
+    }
+
+    /// What log and bodies take on this node's disk. Apply waits only for moments.
+    #[must_use]
+    pub fn disk_use(&self) -> DiskUse {
+        DiskUse::of(&self.log, &self.shared, self.dead_bytes_max)
+    }
+
+    /// What compaction of bodies did since the start.
+    #[must_use]
+    pub fn compactions(&self) -> &CompactionCounts {
+        &self.compactions
     }
 
     /// Answers a peer's request. Requests of one peer are to be polled in the order in which they
@@ -243,16 +330,71 @@ impl Replica {
         self.engine.clone().handle(request)
     }
 
+    /// A consistent copy of this node's state and bodies, made now, to be read in pieces.
+    ///
+    /// # Errors
+    /// In words: there is nothing yet, or too many read already, or the replica stopped.
+    pub async fn export(&self) -> Result<Source, String> {
+        let export = self.transfers.readers.exports.ask().await;
+        let export = export.map_err(|error| error.to_string())?;
+        Source::open(export, self.log.clone()).map_err(|error| error.to_string())
+    }
+
+    /// What was sent to peers, and fetched from them.
+    #[must_use]
+    pub fn transfer_counts(&self) -> Arc<TransferCounts> {
+        self.transfers.counts.clone()
+    }
+
+    /// What the comparison of digests found.
+    #[must_use]
+    pub fn digest_counts(&self) -> &DigestCounts {
+        self.shared.digests.counts()
+    }
+
     /// Asks another voter to lead. Choose the one whose log is the most complete, and watch
     /// [`Replica::leadership`] for the change: this leader sends no heartbeats from now on.
     pub async fn transfer_leadership(&self, to: NodeId) {
         self.engine.transfer_leadership(to).await;
     }
 
+    /// Changes the members by one step, while this node leads. Resolves when the step is committed
+    /// and applied here.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn change_members(&self, change: MemberChange) -> Result<(), ChangeError> {
+        self.engine.change_members(change).await
+    }
+
+    /// Stands for election in place of the leader of `term`, whose process is known to be gone: to be
+    /// called on each follower that knows it, and never for a leader that is only slow or silent.
+    pub async fn succeed(&self, dead: NodeId, term: u64) {
+        self.engine.clone().succeed(dead, term).await;
+    }
+
     /// Time on the clock of [`Leadership::since`].
     #[must_use]
     pub fn now(&self) -> Duration {
         (self.shared.now)()
+    }
+
+    /// Bytes of log files that wait to be written to again: room that a full disk does not take away.
+    #[must_use]
+    pub fn spare_log_bytes(&self) -> u64 {
+        self.log.spare_bytes()
+    }
+
+    /// The disk was measured. One that `is_short` has its log purged sooner, and checkpoints wait
+    /// where they might not fit.
+    pub fn disk_measured(&self, free_bytes: u64, is_short: bool) {
+        self.shared.room.measured(free_bytes, is_short);
+    }
+
+    /// Whether a checkpoint or a snapshot file waits for room on the disk.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        self.shared.room.waits()
     }
 
     /// Why this node must stop, once it must: the log failed, an entry cannot be applied, or Raft

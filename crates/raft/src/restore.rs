@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 
 use ticketrail_core::State;
 use ticketrail_storage::checkpoint::{self, CheckpointError, CheckpointStore, SledCheckpoint};
-use ticketrail_storage::{Log, LogState};
+use ticketrail_storage::{Log, LogState, disk_space};
 
 use crate::codec;
 use crate::error::StartError;
-use crate::machine::StateAndRows;
 use crate::rows::Reading;
 use crate::shelf::Shelf;
-use crate::types::{LogId, SnapshotMeta};
+use crate::types::{LogId, SnapshotMeta, term_of};
 
 /// Opens a checkpoint store, and sets a broken one aside.
 pub trait CheckpointOpener: Send + 'static {
@@ -20,6 +19,10 @@ pub trait CheckpointOpener: Send + 'static {
     fn open(&mut self) -> Result<Box<dyn CheckpointStore>, CheckpointError>;
     /// Moves what is there out of the way, for an operator to look at; says where to.
     fn set_aside(&mut self) -> io::Result<String>;
+    /// The room that there is for it at this moment; none where that is not known.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A sled checkpoint in a folder.
@@ -46,6 +49,11 @@ impl CheckpointOpener for SledFolder {
     fn set_aside(&mut self) -> io::Result<String> {
         Ok(checkpoint::set_aside(&self.folder)?.display().to_string())
     }
+
+    fn free_bytes(&self) -> Option<u64> {
+        let space = disk_space(self.folder.parent()?);
+        space.ok().map(|space| space.free_bytes)
+    }
 }
 
 /// What was restored.
@@ -53,6 +61,16 @@ pub(crate) struct Restored {
     pub(crate) state: State,
     pub(crate) meta: SnapshotMeta,
     pub(crate) checkpoint: Box<dyn CheckpointStore>,
+    /// The state is a snapshot file's: the checkpoint is to be written anew from it, once the log on
+    /// disk goes so far.
+    pub(crate) rewrite: bool,
+}
+
+/// What a checkpoint is good for.
+enum Checkpoint {
+    Whole(Box<Restored>),
+    /// A snapshot file is newer: one came from a peer, and its install did not come to its end.
+    Behind(Box<dyn CheckpointStore>),
 }
 
 /// Restores the newest state that there is and checks that the log goes on from it.
@@ -61,28 +79,53 @@ pub(crate) fn restore(
     shelf: &Shelf,
     log: &Log,
 ) -> Result<Restored, StartError> {
-    let log = log.state();
-    let restored = match from_checkpoint(opener, &log) {
-        Ok(restored) => restored,
+    let newest = shelf.newest().and_then(|file| file.last_index());
+    let restored = match from_checkpoint(opener, newest, &log.state()) {
+        Ok(Checkpoint::Whole(restored)) => *restored,
+        Ok(Checkpoint::Behind(checkpoint)) => {
+            let restored = from_snapshot(checkpoint, shelf)?;
+            go_on_behind(restored.meta.last_log_id, log);
+            restored
+        }
         Err(reason) => {
             tracing::error!(
                 reason,
                 "the checkpoint is set aside; the state comes from a snapshot file and the log"
             );
-            from_snapshot(opener, shelf)?
+            set_aside(opener)?;
+            from_snapshot(open_empty(opener)?, shelf)?
         }
     };
-    check_against_log(restored.meta.last_log_id, &log)?;
+    check_against_log(restored.meta.last_log_id, &log.state())?;
     Ok(restored)
 }
 
-fn from_checkpoint(opener: &mut dyn CheckpointOpener, log: &LogState) -> Result<Restored, String> {
+/// Where the log does not hold the last entry of a snapshot, it goes on behind it, as it would after
+/// an install that came to its end: what it holds is covered by the snapshot or was never committed.
+fn go_on_behind(last: Option<LogId>, log: &Log) {
+    let Some(last) = last else { return };
+    let term = term_of(&last);
+    if log.term_of(last.index) != Some(term) {
+        tracing::warn!(index = last.index, "the log goes on behind a snapshot");
+        // If it fails, the log has stopped and its failure hook says so.
+        log.purge(last.index, term, Box::new(|_| {}));
+    }
+}
+
+fn from_checkpoint(
+    opener: &mut dyn CheckpointOpener,
+    newest: Option<u64>,
+    log: &LogState,
+) -> Result<Checkpoint, String> {
     let checkpoint = opener.open().map_err(|error| error.to_string())?;
     let meta = match checkpoint.load_meta().map_err(|error| error.to_string())? {
         Some(bytes) => codec::meta_from(&bytes).map_err(|error| error.to_string())?,
         None => SnapshotMeta::default(),
     };
     let applied = meta.last_log_id.map(|id| id.index);
+    if newest > applied {
+        return Ok(Checkpoint::Behind(checkpoint));
+    }
     if log
         .purged
         .is_some_and(|purged| applied < Some(purged.index))
@@ -98,56 +141,53 @@ fn from_checkpoint(opener: &mut dyn CheckpointOpener, log: &LogState) -> Result<
     if Some(state.applied_index()).filter(|index| *index > 0) > applied {
         return Err(format!("its rows go beyond entry {applied:?}"));
     }
-    Ok(Restored {
+    Ok(Checkpoint::Whole(Box::new(Restored {
         state,
         meta,
         checkpoint,
-    })
+        rewrite: false,
+    })))
 }
 
-fn from_snapshot(opener: &mut dyn CheckpointOpener, shelf: &Shelf) -> Result<Restored, StartError> {
+/// Moves the checkpoint out of the way.
+pub(crate) fn set_aside(opener: &mut dyn CheckpointOpener) -> Result<(), StartError> {
     let aside = opener.set_aside();
     let aside = aside.map_err(|source| StartError::Io {
         doing: "setting the checkpoint aside",
         source,
     })?;
     tracing::warn!(aside, "the checkpoint was set aside");
-    let mut checkpoint = opener.open().map_err(|error| StartError::Io {
+    Ok(())
+}
+
+fn open_empty(opener: &mut dyn CheckpointOpener) -> Result<Box<dyn CheckpointStore>, StartError> {
+    opener.open().map_err(|error| StartError::Io {
         doing: "opening an empty checkpoint",
         source: io::Error::other(error.to_string()),
-    })?;
-    let (state, rows, meta) = read_newest(shelf)?;
-    let rows: Vec<ticketrail_storage::checkpoint::Row> = rows
-        .into_iter()
-        .map(|(key, value)| (key, Some(value)))
-        .collect();
-    if !rows.is_empty() {
-        let bytes = codec::meta_to(meta.last_log_id, &meta.last_membership);
-        checkpoint
-            .write(&rows, bytes)
-            .map_err(|error| StartError::Io {
-                doing: "writing the checkpoint anew",
-                source: io::Error::other(error.to_string()),
-            })?;
-    }
+    })
+}
+
+fn from_snapshot(
+    checkpoint: Box<dyn CheckpointStore>,
+    shelf: &Shelf,
+) -> Result<Restored, StartError> {
+    let (state, meta) = read_newest(shelf)?;
     Ok(Restored {
         state,
+        rewrite: meta.last_log_id.is_some(),
         meta,
         checkpoint,
     })
 }
 
-type Newest = (State, Vec<(Vec<u8>, Vec<u8>)>, SnapshotMeta);
-
-fn read_newest(shelf: &Shelf) -> Result<Newest, StartError> {
+fn read_newest(shelf: &Shelf) -> Result<(State, SnapshotMeta), StartError> {
     for file in [shelf.newest(), shelf.older()].into_iter().flatten() {
         match file.read() {
-            Ok((state, rows)) => return Ok((state, rows, file.meta().clone())),
+            Ok((state, _)) => return Ok((state, file.meta().clone())),
             Err(error) => tracing::error!(%error, "a snapshot file is passed over"),
         }
     }
-    let (state, rows): StateAndRows = (State::new(), Vec::new());
-    Ok((state, rows, SnapshotMeta::default()))
+    Ok((State::new(), SnapshotMeta::default()))
 }
 
 /// openraft closes a gap between state and log by purging, in release builds silently: a gap means
@@ -177,7 +217,9 @@ mod tests {
 
     use bytes::Bytes;
     use ticketrail_storage::sim::SimDisk;
-    use ticketrail_storage::{Identity, LogConfig, LogWriter, MemoryCheckpoint, Record};
+    use ticketrail_storage::{
+        Identity, LogConfig, LogWriter, MemoryCheckpoint, Record, StorageError,
+    };
 
     use super::*;
     use crate::shelf::push_all;
@@ -327,8 +369,42 @@ mod tests {
             "the meta is there to be damaged"
         );
         assert_eq!(start(&disks).unwrap(), Some(6));
-        // And the checkpoint was written anew from it.
-        assert_eq!(start(&disks).unwrap(), Some(6));
+        drop(disks.writer);
+    }
+
+    #[test]
+    fn an_install_that_was_cut_off_is_brought_to_its_end() {
+        // The file came, the log was not purged: it ends before, or has other entries there.
+        for (term, last) in [(1, 12), (2, 8)] {
+            let mut disks = disks(9, None);
+            save(&mut disks.checkpoint, 5);
+            let meta = SnapshotMeta {
+                last_log_id: Some(log_id(term, last)),
+                ..SnapshotMeta::default()
+            };
+            let rows = rows_at(last);
+            disks.shelf.write(meta, 1, push_all(&rows)).unwrap();
+            assert_eq!(start(&disks).unwrap(), Some(last));
+            let log = disks.log.state();
+            assert_eq!(log.last.map(|id| (id.term, id.index)), Some((term, last)));
+            assert_eq!(log.first_index, last + 1);
+            let stale = disks.log.read_body(7);
+            assert!(matches!(stale, Err(StorageError::NoSuchEntry { .. })));
+            drop(disks.writer);
+        }
+    }
+
+    #[test]
+    fn a_log_that_goes_on_from_the_snapshot_keeps_its_tail() {
+        let mut disks = disks(9, None);
+        save(&mut disks.checkpoint, 5);
+        disks
+            .shelf
+            .write(meta_at(7), 1, push_all(&rows_at(7)))
+            .unwrap();
+        assert_eq!(start(&disks).unwrap(), Some(7));
+        let log = disks.log.state();
+        assert_eq!((log.first_index, log.last.map(|id| id.index)), (0, Some(9)));
         drop(disks.writer);
     }
 

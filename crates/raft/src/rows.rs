@@ -2,8 +2,7 @@
 
 use std::io;
 
-use ticketrail_core::State;
-use ticketrail_core::{Row, RowKey};
+use ticketrail_core::{Restoring, Row, RowKey, State};
 use ticketrail_proto::stored::{decode_row, decode_row_key, encode_row, encode_row_key};
 
 /// All rows of a state.
@@ -23,34 +22,40 @@ pub(crate) fn encode_changes(
         .collect()
 }
 
-/// Gathers rows while they are read, then makes a state of them.
+/// Makes a state of rows while they are read: they are never in memory all at once.
 #[derive(Default)]
 pub(crate) struct Reading {
-    rows: Vec<(RowKey, Row)>,
+    restoring: Restoring,
+    rows: u64,
     broken: Option<String>,
 }
 
 impl Reading {
     /// Takes one row.
     pub(crate) fn row(&mut self, key: &[u8], value: &[u8]) {
-        if self.broken.is_some() {
-            return;
+        if self.broken.is_none() {
+            self.rows += 1;
+            self.broken = self.take(key, value).err();
         }
-        match (decode_row_key(key), decode_row(value)) {
-            (Ok(key), Ok(row)) => self.rows.push((key, row)),
-            (Err(error), _) | (_, Err(error)) => self.broken = Some(error.to_string()),
-        }
+    }
+
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
+        let key = decode_row_key(key).map_err(|error| error.to_string())?;
+        let row = decode_row(value).map_err(|error| error.to_string())?;
+        let taken = self.restoring.row(key, row);
+        taken.map_err(|error| error.to_string())
     }
 
     /// The state of all rows; without any, the state before the first entry.
     pub(crate) fn state(self) -> io::Result<State> {
+        let broken = |reason| io::Error::new(io::ErrorKind::InvalidData, reason);
         if let Some(reason) = self.broken {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            return Err(broken(reason));
         }
-        if self.rows.is_empty() {
+        if self.rows == 0 {
             return Ok(State::new());
         }
-        State::restore(self.rows)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+        let restored = self.restoring.finish();
+        restored.map_err(|error| broken(error.to_string()))
     }
 }

@@ -1,5 +1,7 @@
 //! The seam to threads and time: openraft's runtime, and a worker for the checkpoint.
 
+use std::future::Future;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -13,6 +15,14 @@ pub trait Runtime: AsyncRuntime {
     /// Runs `step` again and again with pauses of `every`, where blocking on a disk holds up no
     /// task, until the worker is stopped or dropped; `step(true)` is its last run.
     fn worker(name: &str, every: Duration, step: Box<dyn FnMut(bool) + Send>) -> Worker;
+
+    /// Runs a job that blocks on a disk for longer than a task may. An error: the runtime ends.
+    /// Where everything is one thread, it runs where it is.
+    fn blocking<T: Send + 'static>(
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = io::Result<T>> + Send {
+        std::future::ready(Ok(job()))
+    }
 }
 
 /// A running worker.
@@ -101,5 +111,12 @@ impl Runtime for TokioRuntime {
             })
             .expect("the system has a thread for the checkpoint");
         Worker::new(stop, ended)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let done = tokio::task::spawn_blocking(job).await;
+        done.map_err(io::Error::other)
     }
 }

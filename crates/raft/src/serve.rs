@@ -13,6 +13,7 @@ use crate::codec;
 use crate::error::{PeerRefusal, ReadError};
 use crate::node::Node;
 use crate::seam::Runtime;
+use crate::transfer::on_offer;
 use crate::transport::{PeerRequest, PeerResponse};
 use crate::types::{Types, Vote};
 
@@ -56,8 +57,13 @@ pub(crate) async fn handle<R: Runtime>(
             }))
         }
         PeerRequest::AppendEntries(request) => {
+            let agreed = request.agreed_digest.and_then(codec::digest_from_peer);
             let request = append_request(sender, request)?;
             let answer = node.raft.append_entries(request).await.map_err(stopped)?;
+            let from_leader = !matches!(answer, AppendEntriesResponse::HigherVote(_));
+            if let Some(agreed) = agreed.filter(|_| from_leader) {
+                node.shared.compared(node.shared.digests.expect(agreed));
+            }
             Ok(PeerResponse::AppendEntries(append_response(
                 &node, header, answer,
             )))
@@ -88,6 +94,51 @@ pub(crate) async fn handle<R: Runtime>(
                 result: Some(result),
             }))
         }
+        request @ (PeerRequest::OfferSnapshot(_)
+        | PeerRequest::OpenSnapshot(_)
+        | PeerRequest::ReadSnapshot(_)
+        | PeerRequest::CloseSnapshot(_)) => handle_transfer(node, sender, request).await,
+    }
+}
+
+async fn handle_transfer<R: Runtime>(
+    node: Arc<Node<R>>,
+    sender: NodeId,
+    request: PeerRequest,
+) -> Result<PeerResponse, PeerRefusal> {
+    let malformed = |what: &str| PeerRefusal::Malformed(format!("`{what}` is missing"));
+    let header = node.letterhead.to(sender);
+    let serving = &node.transfers.serving;
+    match request {
+        PeerRequest::OfferSnapshot(request) => {
+            let vote = sent_vote(sender, request.vote)?;
+            let wanted = request
+                .last_log_id
+                .ok_or_else(|| malformed("last_log_id"))?;
+            let answer = on_offer(&node, sender, vote, codec::id_from_peer(wanted))?;
+            Ok(PeerResponse::OfferSnapshot(answer))
+        }
+        PeerRequest::OpenSnapshot(request) => {
+            use peer::open_snapshot_response::Result::{Opened, Refused};
+            let opened = serving.open(sender, request.last_index_min).await;
+            let result = Some(opened.map_or_else(Refused, Opened));
+            let response = peer::OpenSnapshotResponse { header, result };
+            Ok(PeerResponse::OpenSnapshot(response))
+        }
+        PeerRequest::ReadSnapshot(request) => {
+            use peer::read_snapshot_response::Result::Refused;
+            let place = request.place.ok_or_else(|| malformed("place"))?;
+            let read = serving.read::<R>(sender, request.snapshot_id, place);
+            let result = Some(read.await.unwrap_or_else(Refused));
+            let response = peer::ReadSnapshotResponse { header, result };
+            Ok(PeerResponse::ReadSnapshot(response))
+        }
+        PeerRequest::CloseSnapshot(request) => {
+            serving.close(sender, request.snapshot_id);
+            let response = peer::CloseSnapshotResponse { header };
+            Ok(PeerResponse::CloseSnapshot(response))
+        }
+        _ => Err(malformed("a snapshot's request")),
     }
 }
 
@@ -105,24 +156,9 @@ fn check_sender<R: Runtime>(
             node_id: node.config.node_id,
         });
     }
-    let metrics = node.raft.server_metrics();
-    let known = {
-        use openraft::async_runtime::WatchReceiver;
-        let metrics = metrics.borrow_watched();
-        let mut members = metrics
-            .membership_config
-            .nodes()
-            .map(|(id, _)| *id)
-            .peekable();
-        // Before the first membership: whom the configuration names, or anybody of this cluster.
-        match members.peek() {
-            Some(_) => {
-                members.any(|id| id == sender.0) || node.config.members.contains_key(&sender)
-            }
-            None => node.config.members.is_empty() || node.config.members.contains_key(&sender),
-        }
-    };
-    if sender == node.config.node_id || !known {
+    // Anybody else of this cluster is heard: a leader, or a candidate that is needed, may have been
+    // added by entries that this node has still to get.
+    if sender == node.config.node_id || node.is_retired(sender) {
         return Err(PeerRefusal::UnknownSender { sender });
     }
     Ok(sender)
@@ -185,6 +221,7 @@ fn append_response<R: Runtime>(
     use peer::AppendOutcome as Outcome;
     let mut response = peer::AppendEntriesResponse {
         header,
+        digest: node.shared.digests.newest().map(codec::digest_to_peer),
         ..Default::default()
     };
     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {

@@ -3,14 +3,20 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use ticketrail_storage::snapshot::{self, Manifest, SnapshotName, SnapshotWriter};
-use ticketrail_storage::{Disk, Identity};
+use ticketrail_storage::snapshot::{self, Manifest, Snapshot, SnapshotName, SnapshotWriter};
+use ticketrail_storage::{Disk, DiskFile, Identity};
 
 use crate::codec;
 use crate::config::GROUP;
 use crate::machine::StateAndRows;
 use crate::rows::Reading;
 use crate::types::{SnapshotMeta, term_of};
+
+/// Name of the file that a peer's snapshot comes in.
+const INCOMING: &str = "incoming-snapshot";
+
+/// A file whose presence says that the state on this node's disk is wrong.
+const WRONG: &str = "state-is-wrong";
 
 /// A snapshot file, verified when it was written or found.
 #[derive(Clone)]
@@ -29,6 +35,11 @@ impl Shelved {
     /// The last entry that it covers.
     pub(crate) fn last_index(&self) -> Option<u64> {
         self.meta.last_log_id.map(|id| id.index)
+    }
+
+    /// Its bytes as they are.
+    pub(crate) fn raw(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&self.name.file_name())
     }
 
     /// The state in it, and its rows.
@@ -50,6 +61,8 @@ pub(crate) struct Shelf {
     owner: Identity,
     /// Newest first, at most two.
     files: Mutex<Vec<Shelved>>,
+    /// Taken while a file is written: unfinished ones share a name.
+    writing: Mutex<()>,
 }
 
 impl Shelf {
@@ -79,11 +92,60 @@ impl Shelf {
             disk,
             owner,
             files: Mutex::new(files),
+            writing: Mutex::new(()),
         })
     }
 
     fn files(&self) -> MutexGuard<'_, Vec<Shelved>> {
         self.files.lock().expect("no panic under this lock")
+    }
+
+    /// A file for what a peer sends; one at a time.
+    pub(crate) fn incoming(&self) -> io::Result<Incoming> {
+        if self.disk.list()?.iter().any(|name| name == INCOMING) {
+            self.disk.remove(INCOMING)?;
+        }
+        Ok(Incoming {
+            disk: self.disk.clone(),
+            file: self.disk.create(INCOMING)?,
+            bytes: 0,
+        })
+    }
+
+    /// Writes down, durably, that the state on this node's disk is wrong.
+    pub(crate) fn mark_wrong(&self) -> io::Result<()> {
+        if !self.is_marked_wrong()? {
+            self.disk.create(WRONG)?.sync_data()?;
+        }
+        self.disk.sync_dir()
+    }
+
+    /// Whether it was.
+    pub(crate) fn is_marked_wrong(&self) -> io::Result<bool> {
+        Ok(self.disk.list()?.iter().any(|name| name == WRONG))
+    }
+
+    /// The state is another one now.
+    pub(crate) fn unmark(&self) -> io::Result<()> {
+        self.disk.remove(WRONG)?;
+        self.disk.sync_dir()
+    }
+
+    /// Whether this very file is here.
+    pub(crate) fn holds(&self, file: &Shelved) -> bool {
+        let here = |held: &Shelved| held.name == file.name && held.meta == file.meta;
+        file.owner == self.owner && self.files().iter().any(here)
+    }
+
+    /// Removes all files: their state was proved wrong.
+    pub(crate) fn discard(&self) -> io::Result<()> {
+        let _writing = self.writing.lock().expect("no panic under this lock");
+        for name in snapshot::list(&*self.disk, GROUP)? {
+            self.disk.remove(&name.file_name())?;
+        }
+        self.disk.sync_dir()?;
+        self.files().clear();
+        Ok(())
     }
 
     /// The newest.
@@ -111,6 +173,7 @@ impl Shelf {
             machine_version,
             meta: codec::meta_to(meta.last_log_id, &meta.last_membership),
         };
+        let _writing = self.writing.lock().expect("no panic under this lock");
         let mut writer = SnapshotWriter::create(&*self.disk, self.owner, &manifest)?;
         fill(&mut writer)?;
         let name = writer.finish()?;
@@ -121,9 +184,87 @@ impl Shelf {
             meta,
         };
         let mut files = self.files();
-        files.retain(|file| file.last_index() < shelved.last_index());
-        files.insert(0, shelved.clone());
+        // As the folder keeps them: the newest two, by name.
+        files.retain(|file| file.name != shelved.name);
+        files.push(shelved.clone());
+        files.sort_unstable_by_key(|file| std::cmp::Reverse(file.name));
         files.truncate(snapshot::KEPT);
+        Ok(shelved)
+    }
+}
+
+/// A snapshot file on its way from a peer, as it is on that peer's disk.
+pub(crate) struct Incoming {
+    disk: Arc<dyn Disk>,
+    file: Arc<dyn DiskFile>,
+    bytes: u64,
+}
+
+impl Incoming {
+    /// So many bytes came.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The next ones.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(bytes, self.bytes)?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Verifies all of it: the frames, as node `writer` made them, and that the rows are a state.
+    pub(crate) fn check(self, shelf: &Shelf, writer: u64) -> io::Result<Checked> {
+        let writer = Identity {
+            node_id: writer,
+            ..shelf.owner
+        };
+        let file = snapshot::open_foreign(&*self.disk, writer, INCOMING)?;
+        let meta = codec::meta_from(&file.manifest().meta)?;
+        let mut reading = Reading::default();
+        file.for_each_row(&mut |key, value| reading.row(key, value))?;
+        let state = reading.state()?;
+        let broken = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+        if state
+            .cluster_id()
+            .is_some_and(|id| id != shelf.owner.cluster_id)
+        {
+            return Err(broken("the state is another cluster's"));
+        }
+        if meta
+            .last_log_id
+            .is_none_or(|id| id.index < state.applied_index())
+        {
+            return Err(broken("the state goes beyond its last entry"));
+        }
+        Ok(Checked { file, meta })
+    }
+}
+
+/// A snapshot file from a peer that is whole.
+pub(crate) struct Checked {
+    file: Snapshot,
+    meta: SnapshotMeta,
+}
+
+impl Checked {
+    pub(crate) fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// Makes it a file of this node, durable.
+    pub(crate) fn shelve(self, shelf: &Shelf) -> io::Result<Shelved> {
+        let version = self.file.manifest().machine_version;
+        let shelved = shelf.write(self.meta, version, |writer| {
+            let mut pushed = Ok(());
+            self.file.for_each_row(&mut |key, row| {
+                if pushed.is_ok() {
+                    pushed = writer.push(key, row);
+                }
+            })?;
+            Ok(pushed?)
+        })?;
+        shelf.disk.remove(INCOMING)?;
         Ok(shelved)
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ticketrail_core::NodeId;
 
 use crate::PeerAddress;
+use crate::transfer::TransferProgress;
 
 /// Who leads, as this node knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,10 @@ pub struct Status {
     pub purged_index: Option<u64>,
     /// The members.
     pub members: BTreeMap<NodeId, Member>,
+    /// Term and index of the entry that made them so, committed or not; none while there are none.
+    pub members_entry: Option<(u64, u64)>,
+    /// The voters are being changed: the old and the new ones decide together.
+    pub changing_voters: bool,
     /// On the leader: when a majority last answered, in milliseconds before now.
     pub quorum_ack_ms_ago: Option<u64>,
     /// On a follower: when the leader was last heard, in milliseconds before now.
@@ -52,6 +57,8 @@ pub struct Status {
     /// Digests at earlier indexes, multiples of [`crate::DIGEST_EVERY`], oldest first: nodes that
     /// have one of them for the same index must agree.
     pub digests: Vec<(u64, u64)>,
+    /// How far this node is with a snapshot that it fetches.
+    pub fetching: Option<TransferProgress>,
 }
 
 /// A member of the cluster.
@@ -65,4 +72,6 @@ pub struct Member {
     pub matched_index: Option<u64>,
     /// As the leader sees it: when it last answered, in milliseconds before now.
     pub answered_ms_ago: Option<u64>,
+    /// As the leader sees it: how far it is with a snapshot that it fetches.
+    pub fetching: Option<TransferProgress>,
 }

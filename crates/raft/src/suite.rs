@@ -9,7 +9,7 @@ use ticketrail_core::{NodeId, State};
 use ticketrail_storage::sim::SimDisk;
 use ticketrail_storage::{Identity, Log, LogConfig};
 
-use crate::applied::{Applied, AppliedEntry, AppliedSink, Shared};
+use crate::applied::{Applied, AppliedEntry, AppliedSink, Replaced, Shared};
 use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::shelf::Shelf;
@@ -19,6 +19,7 @@ struct Deaf;
 
 impl AppliedSink for Deaf {
     fn applied(&self, _: &State, _: AppliedEntry<'_>) {}
+    fn replaced(&self, _: &State, _: Replaced) {}
 }
 
 struct Builder;
@@ -47,7 +48,7 @@ impl StoreBuilder<Types<TokioRuntime>, LogStore<TokioRuntime>, Machine<TokioRunt
             applied,
             None,
         );
-        let machine = Machine::new(Arc::new(shared), shelf);
+        let machine = Machine::new(Arc::new(shared), shelf, log.clone());
         Ok(((), LogStore::new(log), machine))
     }
 }

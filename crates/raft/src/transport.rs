@@ -19,6 +19,14 @@ pub enum PeerRequest {
     TransferLeader(peer::TransferLeaderRequest),
     /// A read index.
     ReadIndex(peer::ReadIndexRequest),
+    /// To fetch a snapshot from the sender, and how far that is.
+    OfferSnapshot(peer::OfferSnapshotRequest),
+    /// To open a snapshot for reading.
+    OpenSnapshot(peer::OpenSnapshotRequest),
+    /// A piece of it.
+    ReadSnapshot(peer::ReadSnapshotRequest),
+    /// To close it.
+    CloseSnapshot(peer::CloseSnapshotRequest),
 }
 
 impl PeerRequest {
@@ -31,6 +39,10 @@ impl PeerRequest {
             Self::AppendEntries(request) => request.header.as_ref(),
             Self::TransferLeader(request) => request.header.as_ref(),
             Self::ReadIndex(request) => request.header.as_ref(),
+            Self::OfferSnapshot(request) => request.header.as_ref(),
+            Self::OpenSnapshot(request) => request.header.as_ref(),
+            Self::ReadSnapshot(request) => request.header.as_ref(),
+            Self::CloseSnapshot(request) => request.header.as_ref(),
         }
     }
 }
@@ -48,6 +60,14 @@ pub enum PeerResponse {
     TransferLeader(peer::TransferLeaderResponse),
     /// To [`PeerRequest::ReadIndex`].
     ReadIndex(peer::ReadIndexResponse),
+    /// To [`PeerRequest::OfferSnapshot`].
+    OfferSnapshot(peer::OfferSnapshotResponse),
+    /// To [`PeerRequest::OpenSnapshot`].
+    OpenSnapshot(peer::OpenSnapshotResponse),
+    /// To [`PeerRequest::ReadSnapshot`].
+    ReadSnapshot(peer::ReadSnapshotResponse),
+    /// To [`PeerRequest::CloseSnapshot`].
+    CloseSnapshot(peer::CloseSnapshotResponse),
 }
 
 impl PeerResponse {
@@ -60,6 +80,10 @@ impl PeerResponse {
             Self::AppendEntries(response) => response.header.as_ref(),
             Self::TransferLeader(response) => response.header.as_ref(),
             Self::ReadIndex(response) => response.header.as_ref(),
+            Self::OfferSnapshot(response) => response.header.as_ref(),
+            Self::OpenSnapshot(response) => response.header.as_ref(),
+            Self::ReadSnapshot(response) => response.header.as_ref(),
+            Self::CloseSnapshot(response) => response.header.as_ref(),
         }
     }
 }

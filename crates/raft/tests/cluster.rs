@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+mod membership;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -229,10 +230,6 @@ async fn what_is_not_for_this_node_is_refused() {
         (
             vote(header(harness::CLUSTER, other, other), other),
             PeerRefusal::WrongTarget { node_id: leader },
-        ),
-        (
-            vote(header(harness::CLUSTER, 9, leader.0), 9),
-            PeerRefusal::UnknownSender { sender: NodeId(9) },
         ),
         (
             vote(header(harness::CLUSTER, other, leader.0), 9),

@@ -1,7 +1,6 @@
 //! A leader that no majority answers for a while, and that goes on leading in the same term.
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "shared with the other tests")]
 mod harness;
 
 use std::time::Duration;

@@ -1,14 +1,18 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ticketrail_broker::Broker;
 use ticketrail_core::NodeId;
-use ticketrail_proto::error::{Problem, Reason};
-use tokio_util::sync::CancellationToken;
+use ticketrail_proto::error::Problem;
+use tokio::sync::Semaphore;
 use tonic::Request;
 
+use crate::alone::Alone;
 use crate::config::MessageLimits;
-use crate::limits;
+use crate::data_folder::DataFolder;
+use crate::metrics::Calls;
 use crate::peer::Peers;
+use crate::spans::Spans;
+use crate::stopping::{Stopping, Streams};
 
 /// Set to `1` in a request's metadata to be refused by a node that does not lead, not forwarded.
 const NO_FORWARD: &str = "ticketrail-no-forward";
@@ -23,18 +27,32 @@ pub(crate) struct Node {
     pub(crate) cluster_id: u128,
     /// This node.
     pub(crate) id: NodeId,
+    /// What is counted of their calls.
+    pub(crate) calls: Arc<Calls>,
     /// Bounds of what clients may send.
     pub(crate) limits: MessageLimits,
-    /// Cancelled when the node stops: streams and long polls end.
-    pub(crate) stop: CancellationToken,
+    /// Whether it has lost its quorum.
+    pub(crate) alone: Alone,
+    /// How far a stop is.
+    pub(crate) stopping: Stopping,
+    /// The tasks behind the streams of clients.
+    pub(crate) streams: Streams,
+    /// Backups that may be made at a time.
+    pub(crate) backups: Arc<Semaphore>,
+    /// What tells a collector of its messages.
+    pub(crate) spans: Spans,
+    /// What it takes of its disk, as last looked at; none before the first look.
+    pub(crate) data: Mutex<Option<DataFolder>>,
 }
 
 /// A [`Node`], shared.
 pub(crate) type SharedNode = Arc<Node>;
 
 impl Node {
-    /// Refuses a request that must not be forwarded, where this node does not lead.
+    /// Refuses a request that must not be forwarded, where this node does not lead; and any where
+    /// nobody does as far as this node can know.
     pub(crate) fn check_forward<T>(&self, request: &Request<T>) -> Result<(), Problem> {
+        self.check_quorum()?;
         let no_forward = request.metadata().get(NO_FORWARD);
         if no_forward.is_none_or(|value| value.as_bytes() != b"1") {
             return Ok(());
@@ -51,10 +69,4 @@ impl Node {
             leader.map(|leader| leader.address.client.as_str()),
         ))
     }
-}
-
-/// What calls and streams are told that end because this node stops.
-pub(crate) fn shutting_down() -> Problem {
-    let message = "this node stops; go on at another node";
-    Problem::new(Reason::ShuttingDown, message).retry_after(limits::RETRY_AFTER)
 }

@@ -659,8 +659,10 @@ async fn peers_of_another_cluster_are_refused() {
     };
     let wrong = client.vote(vote(Bytes::from(vec![1; 16]))).await;
     refused(wrong, Code::FailedPrecondition, "WRONG_CLUSTER", "");
-    let nobody = client.vote(vote(view.cluster_id.clone())).await;
-    refused(nobody, Code::FailedPrecondition, "WRONG_CLUSTER", "");
+    // A sender that is no member here may have been added by an entry that this node has not seen: it is
+    // heard, and gets no vote while there is a leader.
+    let unknown = client.vote(vote(view.cluster_id.clone())).await.unwrap();
+    assert!(!unknown.into_inner().granted);
     let entries = peer::AppendEntriesRequest {
         header: Some(header(Bytes::new())),
         ..Default::default()

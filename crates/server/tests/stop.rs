@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use support::{Cluster, PATIENCE, channel, item, seconds};
 use ticketrail_proto::error::{reason_of, retry_after_of};
-use ticketrail_proto::v1::{self, consume_request, publish_stream_request};
+use ticketrail_proto::v1::{
+    self, consume_request, consume_response, publish_stream_request, publish_stream_response,
+};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -50,17 +52,24 @@ async fn streams_and_long_polls_are_told_that_the_node_stops() {
         .into_inner();
     consume.message().await.unwrap().expect("opened");
     publish.message().await.unwrap().expect("opened");
-    let mut poller = cluster.consumer(0);
-    let poll = tokio::spawn(async move {
-        let wait = v1::ReceiveRequest {
+    let poller = cluster.consumer(0);
+    let receive = |wait| {
+        let request = v1::ReceiveRequest {
             queue: "orders".to_owned(),
-            wait: seconds(20),
+            wait,
             ..Default::default()
         };
-        poller.receive(wait).await
-    });
-    // The poll is known to wait once the queue has been asked for over the same node after it.
-    cluster.stats(0, "orders").await;
+        let mut poller = poller.clone();
+        Box::pin(async move { poller.receive(request).await })
+    };
+    let mut poll = receive(seconds(20));
+    // The poll is there once one that came after it on the same connection is answered.
+    tokio::select! {
+        biased;
+        answer = &mut poll => panic!("nothing to answer: {answer:?}"),
+        answer = receive(None) => drop(answer.unwrap()),
+    }
+    let poll = tokio::spawn(poll);
 
     let start = Instant::now();
     cluster.stop(0).await.unwrap();
@@ -69,20 +78,20 @@ async fn streams_and_long_polls_are_told_that_the_node_stops() {
         "nobody is waited for: {:?}",
         start.elapsed()
     );
-    shutting_down(
-        &timeout(PATIENCE, consume.message())
-            .await
-            .unwrap()
-            .unwrap_err(),
+    let told = consume.message().await.unwrap().unwrap().frame;
+    assert!(
+        matches!(told, Some(consume_response::Frame::GoAway(_))),
+        "{told:?}"
     );
-    shutting_down(
-        &timeout(PATIENCE, publish.message())
-            .await
-            .unwrap()
-            .unwrap_err(),
+    shutting_down(&consume.message().await.unwrap_err());
+    let told = publish.message().await.unwrap().unwrap().frame;
+    assert!(
+        matches!(told, Some(publish_stream_response::Frame::GoAway(_))),
+        "{told:?}"
     );
-    let status = timeout(PATIENCE, poll).await.unwrap().unwrap().unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    shutting_down(&publish.message().await.unwrap_err());
+    let answer = timeout(PATIENCE, poll).await.unwrap().unwrap().unwrap();
+    assert!(answer.get_ref().deliveries.is_empty(), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

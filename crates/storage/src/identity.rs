@@ -36,19 +36,39 @@ impl Identity {
 /// Takes the folder for this process. An empty folder becomes `owner`'s; one that is another's, or that lost its identity
 /// while it still holds other files, is refused.
 pub fn open(disk: &dyn Disk, owner: Identity) -> Result<DiskLock, StorageError> {
+    open_as(disk, owner, 0).map(|(lock, _)| lock)
+}
+
+/// As [`open`]; an empty folder gets this disk id. Answers the id that the folder has: it tells a node whose disk was lost
+/// from one that was only away. 0 for a folder that was made without one.
+pub fn open_as(
+    disk: &dyn Disk,
+    owner: Identity,
+    fresh_disk_id: u128,
+) -> Result<(DiskLock, u128), StorageError> {
     let lock = disk.lock().map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => StorageError::Locked,
         _ => StorageError::io("lock", "lock", error),
     })?;
-    match read(disk)? {
-        Some(found) => owner.must_be(found)?,
-        None => create(disk, owner)?,
-    }
-    Ok(lock)
+    let disk_id = match read_whole(disk)? {
+        Some((found, disk_id)) => {
+            owner.must_be(found)?;
+            disk_id
+        }
+        None => {
+            create(disk, owner, fresh_disk_id)?;
+            fresh_disk_id
+        }
+    };
+    Ok((lock, disk_id))
 }
 
 /// Who owns the folder; `None` when it is new.
 pub fn read(disk: &dyn Disk) -> Result<Option<Identity>, StorageError> {
+    Ok(read_whole(disk)?.map(|(owner, _)| owner))
+}
+
+fn read_whole(disk: &dyn Disk) -> Result<Option<(Identity, u128)>, StorageError> {
     let names = disk.list().map_err(|e| StorageError::io("list", ".", e))?;
     if !names.iter().any(|name| name == FILE) {
         // Only the identity's own unfinished copy may precede it: it is the first file of a folder.
@@ -66,17 +86,19 @@ pub fn read(disk: &dyn Disk) -> Result<Option<Identity>, StorageError> {
         .map_err(|e| StorageError::io("open", FILE, e))?;
     let bytes =
         read_up_to(&*file, 0, HEADER_BYTES).map_err(|e| StorageError::io("read", FILE, e))?;
-    let (found, _) = header::decode(MAGIC, FILE, &bytes)?;
-    Ok(Some(found))
+    let (found, extra) = header::decode(MAGIC, FILE, &bytes)?;
+    let mut disk_id = [0; 16];
+    disk_id.copy_from_slice(&extra[..16]);
+    Ok(Some((found, u128::from_le_bytes(disk_id))))
 }
 
-fn create(disk: &dyn Disk, owner: Identity) -> Result<(), StorageError> {
+fn create(disk: &dyn Disk, owner: Identity, disk_id: u128) -> Result<(), StorageError> {
     let write = || -> io::Result<()> {
         if disk.list()?.iter().any(|name| name == NEW_FILE) {
             disk.remove(NEW_FILE)?;
         }
         let file = disk.create(NEW_FILE)?;
-        file.write_at(&header::encode(MAGIC, owner, &[]), 0)?;
+        file.write_at(&header::encode(MAGIC, owner, &disk_id.to_le_bytes()), 0)?;
         file.sync_data()?;
         disk.rename(NEW_FILE, FILE)?;
         disk.sync_dir()
@@ -115,6 +137,17 @@ mod tests {
                 Err(StorageError::ForeignFolder { .. })
             ));
         }
+    }
+
+    #[test]
+    fn a_folder_keeps_the_disk_id_that_it_was_made_with() {
+        let disk = SimDisk::new(1);
+        let open = |fresh| open_as(&disk, OWNER, fresh).unwrap().1;
+        assert_eq!(open(77), 77);
+        assert_eq!(open(78), 77);
+        let older = SimDisk::new(2);
+        drop(super::open(&older, OWNER).unwrap());
+        assert_eq!(open_as(&older, OWNER, 79).unwrap().1, 0);
     }
 
     #[test]

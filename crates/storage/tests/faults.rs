@@ -13,7 +13,7 @@ const ENOSPC: i32 = 28;
 
 fn config() -> LogConfig {
     LogConfig {
-        segment_bytes: 8 << 10,
+        segment_bytes: (8 << 10) + 512,
         cache_bytes: 0,
         ..LogConfig::new(7, 1)
     }
@@ -206,6 +206,33 @@ fn damage_names_file_offset_indexes_and_the_way_back() {
 }
 
 #[test]
+fn a_start_takes_complete_segments_at_their_word_and_they_are_read_after_it() {
+    let disk = filled(20);
+    let complete = live_segments(&disk)[0].clone();
+    // In its second batch, as above.
+    disk.flip(&complete, 512 + 3 * 512 + 700, 1);
+    let (log, _writer, report) = Log::open(Arc::new(disk.clone()), config()).unwrap();
+    let sealed = log.segments().iter().filter(|found| found.sealed).count();
+    assert_eq!(report.segments_trusted, sealed);
+    assert!(sealed >= 3);
+    assert_eq!(log.read(0).unwrap().unwrap(), record(0, 1000));
+    assert!(log.read(1).unwrap_err().is_data_loss(), "it was served");
+    assert_eq!(log.failed(), None);
+    let error = log.check_next_segment().unwrap_err();
+    let text = error.to_string();
+    assert!(error.is_data_loss() && text.contains(&complete), "{text}");
+    assert!(log.failed().is_some_and(|reason| reason.contains("2048")));
+
+    // A footer that fails its check is no footer: the segment is read, and found wanting.
+    let disk = filled(20);
+    let bytes = disk.bytes_of(&complete).unwrap();
+    let seal = |at: &usize| bytes[*at..].starts_with(b"TRB1") && bytes[*at + 8] == 2;
+    let seal_at = (0..bytes.len()).step_by(512).find(seal).unwrap();
+    disk.flip(&complete, seal_at as u64 + 150, 1);
+    assert!(refusal(&disk).is_data_loss());
+}
+
+#[test]
 fn a_segment_that_is_gone_or_empty_or_another_stops_the_start() {
     let base = filled(20);
     let segments = live_segments(&base);
@@ -225,7 +252,7 @@ fn a_segment_that_is_gone_or_empty_or_another_stops_the_start() {
 
 #[test]
 fn a_zeroed_page_stops_the_start() {
-    let base = filled(6);
+    let base = filled(4);
     let first = &live_segments(&base)[0];
     let disk = base.fork();
     disk.open(first).unwrap().write_at(&[0; 4096], 0).unwrap();

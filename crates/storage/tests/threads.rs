@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -9,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ticketrail_storage::sim::SimDisk;
 use ticketrail_storage::{Disk, Identity, Log, LogConfig, OsDisk, Record, StorageError, identity};
 
 const ENTRIES: u64 = 2000;
@@ -264,4 +266,60 @@ fn dropping_the_last_handle_ends_the_writer() {
     let (log, _writer, _) =
         Log::open(Arc::new(OsDisk::new(folder.path()).unwrap()), config()).unwrap();
     assert_eq!(log.read(0).unwrap().unwrap().payload, payload(0));
+}
+
+/// Appends entries of 1 KB and tells each answer.
+fn append_all(log: &Log, indexes: Range<u64>) -> mpsc::Receiver<bool> {
+    let (told, hear) = mpsc::channel();
+    for index in indexes {
+        let told = told.clone();
+        let record = Record {
+            group: 0,
+            term: 1,
+            index,
+            payload: Bytes::from(vec![index as u8; 1_000]),
+        };
+        // An error means that the test is over.
+        log.append(
+            vec![record],
+            Box::new(move |result| {
+                let _ = told.send(result.is_ok());
+            }),
+        );
+    }
+    hear
+}
+
+#[test]
+fn a_full_disk_is_waited_out() {
+    let disk = Arc::new(SimDisk::new(1));
+    // Two segments and a bit, where the entries take five.
+    disk.set_capacity(Some(160 << 10));
+    let running = Running::start(disk.clone());
+    // What is drained together is answered together: only the second part meets the end of the disk.
+    let first = append_all(&running.log, 0..50);
+    for _ in 0..50 {
+        assert!(first.recv_timeout(Duration::from_secs(20)).unwrap());
+    }
+    let second = append_all(&running.log, 50..300);
+    assert_eq!(running.log.failed(), None);
+    disk.set_capacity(None);
+    for _ in 50..300 {
+        assert!(second.recv_timeout(Duration::from_secs(20)).unwrap());
+    }
+    running.stop();
+}
+
+#[test]
+fn a_log_that_waits_for_room_can_be_closed() {
+    let disk = Arc::new(SimDisk::new(1));
+    disk.set_capacity(Some(160 << 10));
+    let running = Running::start(disk);
+    let first = append_all(&running.log, 0..1);
+    assert!(first.recv_timeout(Duration::from_secs(20)).unwrap());
+    let waiting = append_all(&running.log, 1..300);
+    running.log.close();
+    let ended = running.writer.join().unwrap();
+    assert!(ended.is_err(), "what waited was not written");
+    assert!(waiting.iter().any(|stored| !stored));
 }

@@ -2,16 +2,21 @@
 //! was not synced. The folder that `TICKETRAIL_FAULTS` names is looked into at each step:
 //!
 //! * a file `fsync-fails` in it: every sync of a file or folder fails with EIO;
+//! * a file `fsync-hangs`: every sync waits until the file is gone;
 //! * a file `fsync-lies`: a sync of a file says that it was done and does nothing, a planted bug;
 //! * a file `wall-clock-offset-ms`: the wall clock is off by so much, forwards or (`-`) backwards.
+//!
+//! A file `diverges-at` that is there at the start names an entry of the log that this node applies otherwise
+//! than the others: a state that goes wrong in memory.
 //!
 //! For tests only, and no part of what is installed.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-use std::{env, fs, io};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{env, fs, io, thread};
 
 use anyhow::{Context as _, bail};
 use ticketrail_server::{Listeners, Machine, WrittenConfig, run_with};
@@ -19,6 +24,9 @@ use ticketrail_storage::disk::PowerCutDisk;
 use ticketrail_storage::{Disk, DiskFile, disk::DiskLock};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// How often a sync that hangs looks whether it may go on.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -63,6 +71,7 @@ impl From<OsString> for Faults {
 impl Faults {
     fn machine(self) -> Machine {
         let clock = self.clone();
+        let planted_divergence = self.number("diverges-at");
         Machine {
             disk_of: Arc::new(move |folder| {
                 let disk = PowerCutDisk::new(folder)?;
@@ -72,11 +81,15 @@ impl Faults {
                 }))
             }),
             wall_clock: Arc::new(move || clock.wall_ms()),
+            planted_divergence,
         }
     }
 
     fn check_sync(&self) -> io::Result<()> {
         const EIO: i32 = 5;
+        while self.0.join("fsync-hangs").exists() {
+            thread::sleep(LOOK_EVERY);
+        }
         if self.0.join("fsync-fails").exists() {
             Err(io::Error::from_raw_os_error(EIO))
         } else {
@@ -89,8 +102,12 @@ impl Faults {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let real = u64::try_from(real.as_millis()).unwrap_or(u64::MAX);
-        let offset = fs::read_to_string(self.0.join("wall-clock-offset-ms")).unwrap_or_default();
-        real.saturating_add_signed(offset.trim().parse().unwrap_or(0))
+        real.saturating_add_signed(self.number("wall-clock-offset-ms").unwrap_or(0))
+    }
+
+    fn number<T: FromStr>(&self, fault: &str) -> Option<T> {
+        let text = fs::read_to_string(self.0.join(fault)).ok()?;
+        text.trim().parse().ok()
     }
 }
 

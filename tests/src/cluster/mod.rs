@@ -13,6 +13,7 @@ mod clients;
 mod mesh;
 mod process;
 mod proxy;
+mod small_disk;
 mod spec;
 mod start;
 mod wait;
@@ -20,9 +21,11 @@ mod wait;
 pub mod checks;
 pub mod committed;
 pub mod consumer;
+pub mod members;
 pub mod ports;
 pub mod producer;
 pub mod program;
+pub mod traffic;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,8 +40,10 @@ pub use consumer::Consumer;
 pub use producer::Producer;
 pub use program::Program;
 pub use proxy::{Behaviour, Link};
+pub use small_disk::SmallDisk;
 pub use spec::QueueSpec;
 pub use start::Builder;
+pub use traffic::Traffic;
 pub use wait::{duration, from_proto, millis, secs, until};
 
 use mesh::Mesh;
@@ -72,6 +77,7 @@ struct Node {
     peer_address: String,
     folder: PathBuf,
     environment: Mutex<BTreeMap<String, String>>,
+    disk: Option<SmallDisk>,
     process: Mutex<Option<Process>>,
 }
 
@@ -126,6 +132,13 @@ impl Cluster {
     /// Describes a queue to create.
     pub fn queue(&self, name: &str) -> QueueSpec<'_> {
         QueueSpec::new(self, name)
+    }
+
+    /// The file system of a node of a cluster that was built with small disks.
+    #[must_use]
+    pub fn disk(&self, id: NodeId) -> &SmallDisk {
+        let disk = &self.node(id).disk;
+        disk.as_ref().expect("a cluster built with small disks")
     }
 
     fn node(&self, id: NodeId) -> &Node {
@@ -198,6 +211,11 @@ impl Cluster {
             .expect("a child can be signalled");
     }
 
+    /// SIGTERM: asks a node to stop; see [`Cluster::ended`].
+    pub fn terminate(&self, id: NodeId) {
+        self.signal(id, "TERM");
+    }
+
     /// SIGTERM to all nodes at once, and waits until they ended.
     pub async fn stop(&self) {
         let running = self.running();
@@ -263,12 +281,24 @@ impl Cluster {
     /// Resident memory of a node's process in bytes.
     #[must_use]
     pub fn resident_bytes(&self, id: NodeId) -> u64 {
+        self.measured(id, Process::resident_bytes)
+    }
+
+    /// The most resident memory that a node's process ever had, in bytes.
+    #[must_use]
+    pub fn resident_bytes_peak(&self, id: NodeId) -> u64 {
+        self.measured(id, Process::resident_bytes_peak)
+    }
+
+    /// CPU time of a node's process since it started, user and system.
+    #[must_use]
+    pub fn cpu_time(&self, id: NodeId) -> Duration {
+        self.measured(id, Process::cpu_time)
+    }
+
+    fn measured<T>(&self, id: NodeId, what: impl Fn(&Process) -> std::io::Result<T>) -> T {
         let process = self.node(id).process.lock().expect("not poisoned");
-        process
-            .as_ref()
-            .expect("a running node")
-            .resident_bytes()
-            .expect("/proc can be read")
+        what(process.as_ref().expect("a running node")).expect("/proc can be read")
     }
 
     /// What a node wrote to its output so far.
@@ -366,7 +396,8 @@ impl Drop for Cluster {
             }
         }
         let keeps = std::env::var_os("TICKETRAIL_KEEP_DATA").is_some();
-        if let Some(folder) = self.folder.take().filter(|_| keeps) {
+        // Otherwise it goes after the nodes, whose disks are mounted in it.
+        if keeps && let Some(folder) = self.folder.take() {
             eprintln!("data kept in {}", folder.keep().display());
         }
     }

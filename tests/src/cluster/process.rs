@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 use std::{io, thread};
 
 /// A running process, killed when dropped.
@@ -56,11 +57,31 @@ impl Process {
 
     /// Resident memory in bytes.
     pub(super) fn resident_bytes(&self) -> io::Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub(super) fn resident_bytes_peak(&self) -> io::Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, name: &str) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
         kib.map(|kib| kib * 1024)
-            .ok_or_else(|| io::Error::other("no VmRSS in /proc/PID/status"))
+            .ok_or_else(|| io::Error::other(format!("no {name} in /proc/PID/status")))
+    }
+
+    /// CPU time since it started, user and system, in steps of 10 ms.
+    pub(super) fn cpu_time(&self) -> io::Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let user_and_system = after_name.split_whitespace().skip(11).take(2);
+        let ticks: Option<u64> = user_and_system.map(|field| field.parse::<u64>().ok()).sum();
+        ticks
+            .map(|ticks| Duration::from_millis(ticks * 10))
+            .ok_or_else(|| io::Error::other("no times in /proc/PID/stat"))
     }
 }
 

@@ -204,6 +204,9 @@ impl Pipeline {
                         self.take(confirm);
                         confirmed.send_replace(self.ids.len());
                     }
+                    Some(Answer::GoAway(_)) => {
+                        return Err(Status::unavailable("the node stops"));
+                    }
                     None => return Err(Status::unavailable("the stream ended early")),
                 },
                 _ = pace.tick(), if may_send => {

@@ -31,17 +31,9 @@ impl Program {
         match self {
             Self::Product => PRODUCT.get_or_init(|| match env::var_os(PRODUCT_OVERRIDE) {
                 Some(path) => PathBuf::from(path),
-                None => build(
-                    &["-p", "ticketrail-cli", "--bin", "ticketrail"],
-                    "ticketrail",
-                ),
+                None => build("ticketrail"),
             }),
-            Self::Faulty => FAULTY.get_or_init(|| {
-                build(
-                    &["-p", "ticketrail-jepsen-like", "--bin", "faulty-node"],
-                    "faulty-node",
-                )
-            }),
+            Self::Faulty => FAULTY.get_or_init(|| build("faulty-node")),
         }
     }
 
@@ -68,12 +60,13 @@ pub fn profile_folder() -> PathBuf {
     folder.to_owned()
 }
 
-fn build(what: &[&str], name: &str) -> PathBuf {
+/// Of the whole workspace: a package alone has other features of its dependencies, which would all be
+/// compiled anew.
+fn build(program: &str) -> PathBuf {
     let folder = profile_folder();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .arg("build")
-        .args(what)
+        .args(["build", "--workspace", "--bin", program])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if folder.ends_with("release") {
         cargo.arg("--release");
@@ -82,8 +75,7 @@ fn build(what: &[&str], name: &str) -> PathBuf {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "cargo build {} failed:\n{errors}",
-        what.join(" ")
+        "cargo build --bin {program} failed:\n{errors}"
     );
-    folder.join(name)
+    folder.join(program)
 }

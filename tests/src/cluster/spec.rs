@@ -113,21 +113,23 @@ impl Cluster {
 
     /// Everything in a queue of the default namespace, page by page.
     pub async fn peek_all(&self, queue: &str) -> Vec<PeekedMessage> {
-        let mut clients = self.on(self.leader().await);
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
-            let queue = queue.to_owned();
-            let page_size = Some(1_000);
             let request = PeekRequest {
-                queue,
-                page_size,
+                queue: queue.to_owned(),
+                page_size: Some(1_000),
                 page_token,
                 ..PeekRequest::default()
             };
-            let page = clients.consumer.peek(within(secs(10), request)).await;
-            let page = page
-                .expect("a queue that exists can be peeked at")
-                .into_inner();
+            let page = until("a page of messages", secs(20), async || {
+                let mut clients = self.on(self.leader().await);
+                let page = clients
+                    .consumer
+                    .peek(within(secs(10), request.clone()))
+                    .await;
+                page.map_err(|status| Refused::from(&status).to_string())
+            });
+            let page = page.await.into_inner();
             all.extend(page.messages);
             if page.next_page_token.is_empty() {
                 return all;

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::mesh::Mesh;
 use super::program::{self, Program};
-use super::{Cluster, Node, NodeId, ports};
+use super::{Cluster, Node, NodeId, SmallDisk, ports};
 
 /// Clusters of one test program that run at the same time: this many fit two cores.
 const CLUSTERS_MAX: u32 = 2;
@@ -26,6 +26,7 @@ pub struct Builder {
     alone: bool,
     links: bool,
     more: String,
+    disk_bytes: Option<u64>,
     environment: BTreeMap<(NodeId, String), String>,
 }
 
@@ -38,6 +39,7 @@ impl Default for Builder {
             alone: false,
             links: false,
             more: String::new(),
+            disk_bytes: None,
             environment,
         }
     }
@@ -72,6 +74,13 @@ impl Builder {
         self
     }
 
+    /// Each node on a file system of its own of so many bytes, for [`Cluster::disk`].
+    #[must_use]
+    pub fn small_disks(mut self, bytes: u64) -> Self {
+        self.disk_bytes = Some(bytes);
+        self
+    }
+
     /// More top-level lines for the configuration file of each node.
     #[must_use]
     pub fn config(mut self, lines: &str) -> Self {
@@ -101,16 +110,27 @@ impl Builder {
         cluster
     }
 
+    /// The nodes with their folders; none is started.
+    pub async fn prepared(self) -> Cluster {
+        let turn = turn(self.alone).await;
+        self.prepare(turn).await
+    }
+
     async fn prepare(self, turn: Turn) -> Cluster {
         let home = program::profile_folder().join("clusters");
         fs::create_dir_all(&home).expect("a folder beside the programs");
         let folder = TempDir::new_in(home).expect("a folder for the cluster");
         let cluster_id = rand::random_range(1..=u128::MAX);
         let node = |id: NodeId| {
+            let place = folder.path().join(format!("node-{id}"));
+            let disk = self.disk_bytes.map(|bytes| {
+                SmallDisk::mount(&place, bytes).expect("a machine on which it is possible")
+            });
             let node = Node {
                 address: format!("127.0.0.1:{}", ports::free()),
                 peer_address: format!("127.0.0.1:{}", ports::free()),
-                folder: folder.path().join(format!("node-{id}")),
+                folder: place,
+                disk,
                 environment: Mutex::default(),
                 process: Mutex::default(),
             };
@@ -158,7 +178,7 @@ async fn turn(alone: bool) -> Turn {
         .expect("the turns are never closed")
 }
 
-fn write_config(folder: &Path, text: &str) {
+pub(super) fn write_config(folder: &Path, text: &str) {
     fs::create_dir_all(folder).expect("a folder for the node");
     fs::write(folder.join("node.toml"), text).expect("a configuration file");
 }
@@ -171,8 +191,15 @@ fn members(nodes: &BTreeMap<NodeId, Node>, peers: &BTreeMap<NodeId, String>) -> 
 
 fn config(id: NodeId, node: &Node, cluster_id: u128, members: &str, more: &str) -> String {
     format!(
-        "node_id = {id}\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata_dir = \"{}\"\n\
-         cluster_id = \"{cluster_id:032x}\"\nbootstrap = \"{members}\"\n{more}",
+        "{}cluster_id = \"{cluster_id:032x}\"\nbootstrap = \"{members}\"\n{more}",
+        own(id, node)
+    )
+}
+
+/// What every node's configuration says.
+pub(super) fn own(id: NodeId, node: &Node) -> String {
+    format!(
+        "node_id = {id}\nlisten = \"{}\"\npeer_listen = \"{}\"\ndata_dir = \"{}\"\n",
         node.address,
         node.peer_address,
         node.folder.join("data").display(),

@@ -1,7 +1,7 @@
 //! Consumers: attaching, moving, losing the connection, ending.
 
 use ticketrail_core::command::{
-    AttachConsumer, DetachConsumer, NodeBooted, SessionsLost, SetPrefetch,
+    AdmitNode, AttachConsumer, DetachConsumer, NodeBooted, RetireNode, SessionsLost, SetPrefetch,
 };
 use ticketrail_core::event::{Event, SessionEnd};
 use ticketrail_core::outcome::{Outcome, Rejection};
@@ -115,6 +115,33 @@ impl Model {
         Ok(Outcome::Done)
     }
 
+    pub(super) fn admit_node(&mut self, c: &AdmitNode) -> Answer {
+        if c.node.0 == 0 {
+            return Err(invalid("node"));
+        }
+        let there = self.nodes.get(&c.node).copied();
+        match there {
+            Some(Some(disk)) if disk == c.disk => {}
+            Some(disk) => {
+                return Err(Rejection::NodeIdUsed {
+                    node: c.node,
+                    retired: disk.is_none(),
+                });
+            }
+            None => drop(self.nodes.insert(c.node, Some(c.disk))),
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn retire_node(&mut self, c: &RetireNode) -> Answer {
+        if c.node.0 == 0 {
+            return Err(invalid("node"));
+        }
+        self.nodes.insert(c.node, None);
+        self.start_grace_of(|owner| owner.node == c.node);
+        Ok(Outcome::Done)
+    }
+
     fn start_grace_of(&mut self, gone: impl Fn(Owner) -> bool) {
         let all = self.sessions.iter();
         let lost = all.filter(|(_, session)| gone(session.owner));
@@ -169,16 +196,23 @@ impl Model {
         }
     }
 
-    /// The grace is over: what it held goes back as failed.
-    pub(super) fn end_grace(&mut self, session: SessionId) {
+    /// The grace is over: what it held goes back as failed, so much at once at most; then it ends.
+    /// How much went back.
+    pub(super) fn end_grace(&mut self, session: SessionId, most: usize) -> usize {
         let queue = self.sessions[&session].queue;
         let held = self.queues[&queue].held_by(session);
-        self.tell_lost(session);
-        for offset in held {
+        let back = &held[..held.len().min(most)];
+        for offset in back {
+            self.tell_lost_one(session, *offset);
             self.queue_mut(queue).tally.leases_expired += 1;
-            self.fail(queue, offset, None, None);
+            self.fail(queue, *offset, None, None);
         }
-        self.forget_session(session, SessionEnd::GraceOver);
+        if held.len() <= most {
+            self.forget_session(session, SessionEnd::GraceOver);
+        } else {
+            self.reached("a session held more than one entry may expire");
+        }
+        back.len()
     }
 
     pub(super) fn forget_session(&mut self, session: SessionId, why: SessionEnd) {

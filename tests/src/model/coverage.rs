@@ -31,7 +31,7 @@ const WANTED: &[(&str, &[&str])] = &[
     ),
 ];
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 19] = [
     "Bootstrap",
     "SetVersion",
     "CreateNamespace",
@@ -49,6 +49,8 @@ const COMMANDS: [&str; 17] = [
     "Settle",
     "NodeBooted",
     "SessionsLost",
+    "AdmitNode",
+    "RetireNode",
 ];
 
 const OUTCOMES: [&str; 10] = [
@@ -64,7 +66,7 @@ const OUTCOMES: [&str; 10] = [
     "Settled",
 ];
 
-const REJECTIONS: [&str; 19] = [
+const REJECTIONS: [&str; 20] = [
     "NotBootstrapped",
     "AlreadyBootstrapped",
     "VersionTooLow",
@@ -84,6 +86,7 @@ const REJECTIONS: [&str; 19] = [
     "BatchRefused",
     "TooMany",
     "SessionNotFound",
+    "NodeIdUsed",
 ];
 
 const EVENTS: [&str; 6] = [
@@ -96,7 +99,8 @@ const EVENTS: [&str; 6] = [
 ];
 
 /// Rare ways through the model.
-const PLACES: [&str; 20] = [
+const PLACES: [&str; 21] = [
+    "a session held more than one entry may expire",
     "atomic publish refused whole",
     "dead letter into its own queue",
     "delay ended",
@@ -219,6 +223,8 @@ fn command_name(command: &Command) -> &'static str {
         Command::Settle(_) => "Settle",
         Command::NodeBooted(_) => "NodeBooted",
         Command::SessionsLost(_) => "SessionsLost",
+        Command::AdmitNode(_) => "AdmitNode",
+        Command::RetireNode(_) => "RetireNode",
     }
 }
 
@@ -277,6 +283,7 @@ fn rejection_name(rejection: &Rejection) -> &'static str {
         Rejection::BatchRefused => "BatchRefused",
         Rejection::TooMany { .. } => "TooMany",
         Rejection::SessionNotFound => "SessionNotFound",
+        Rejection::NodeIdUsed { .. } => "NodeIdUsed",
     }
 }
 

@@ -234,6 +234,7 @@ impl Generator {
             11 => self.set_prefetch(model),
             12 => self.detach(model),
             13 => self.settle(model),
+            14 if self.dice.one_in(4) => self.known_node(),
             14 => self.node_booted(),
             _ => self.sessions_lost(model),
         }

@@ -84,6 +84,8 @@ impl Model {
             Command::Settle(c) => self.settle(c),
             Command::NodeBooted(c) => self.node_booted(c),
             Command::SessionsLost(c) => self.sessions_lost(c),
+            Command::AdmitNode(c) => self.admit_node(c),
+            Command::RetireNode(c) => self.retire_node(c),
         }
     }
 

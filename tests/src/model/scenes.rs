@@ -3,8 +3,9 @@
 //! Each scene is compared step by step like everything else; its coverage counts.
 
 use ticketrail_core::command::{
-    AttachConsumer, Command, CreateNamespace, CreateQueue, Entry, OpenProducer, ProducerSequence,
-    Publish, PublishRun, Receive, Settle, SettleKind, SettleRange, Stamps, UpdateQueue,
+    AttachConsumer, Command, CreateNamespace, CreateQueue, DetachConsumer, Entry, OpenProducer,
+    ProducerSequence, Publish, PublishRun, Receive, Settle, SettleKind, SettleRange, Stamps,
+    UpdateQueue,
 };
 use ticketrail_core::outcome::{Outcome, Rejection};
 use ticketrail_core::{
@@ -22,10 +23,14 @@ pub type Played = Result<Coverage, Difference>;
 pub type Scene = fn() -> Played;
 
 /// All scenes, by name.
-pub const SCENES: [(&str, Scene); 7] = [
+pub const SCENES: [(&str, Scene); 8] = [
     ("all namespaces", all_namespaces),
     ("a producer that goes far", long_producer),
     ("more leases end at once than one entry may fire", flood),
+    (
+        "a session that held more than one entry may expire",
+        long_grace,
+    ),
     ("more is parked than one entry may move", parked_flood),
     ("a message that dies in many queues", many_deaths),
     ("more receive attempts than are remembered", many_attempts),
@@ -224,6 +229,54 @@ fn flood() -> Played {
     stage.sleep(5_000)?;
     stage.settle_all(id, SettleKind::Ack)?;
     Ok(stage.pair.coverage)
+}
+
+/// A consumer with many leases is gone: they come back a thousand an entry, also to one who waits; the
+/// consumer comes back in the middle of it and keeps the rest.
+fn long_grace() -> Played {
+    let mut stage = Stage::new()?;
+    stage.queue("orders", QueueSettings::default())?;
+    for _ in 0..4 {
+        stage.publish("orders", 900)?;
+    }
+    let attach = |session: u128, connection, prefetch| {
+        Command::AttachConsumer(AttachConsumer {
+            namespace: limits::DEFAULT_NAMESPACE.to_owned(),
+            queue: "orders".to_owned(),
+            session: SessionId(session),
+            owner: owner(connection),
+            prefetch,
+            lease_ms: Some(limits::LEASE_MS_MAX),
+        })
+    };
+    let detach = |session: u128, connection| {
+        Command::DetachConsumer(DetachConsumer {
+            session: SessionId(session),
+            owner: owner(connection),
+            release: false,
+        })
+    };
+    for (session, prefetch) in [(1, 3_500), (2, 300), (3, 40)] {
+        stage.one(attach(session, 1, prefetch))?;
+    }
+    stage.one(detach(1, 1))?;
+    stage.sleep(limits::SESSION_GRACE_MS)?;
+    stage.play(Vec::new())?;
+    stage.one(attach(1, 2, 3_500))?;
+    stage.one(detach(1, 2))?;
+    stage.sleep(limits::SESSION_GRACE_MS + 10_000)?;
+    assert!(
+        !stage.pair.model.sessions.contains_key(&SessionId(1)),
+        "it ends at last"
+    );
+    Ok(stage.pair.coverage)
+}
+
+fn owner(connection: u64) -> Owner {
+    Owner {
+        connection,
+        ..Owner::default()
+    }
 }
 
 fn parked_flood() -> Played {

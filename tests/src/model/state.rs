@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use ticketrail_core::event::Event;
 use ticketrail_core::row::Counters;
 use ticketrail_core::{
-    BodyRef, Death, DeathReason, Fence, Grant, LeaseTime, MessageId, Offset, Owner, ProducerId,
-    QueueId, QueueSettings, SessionId, WallTime,
+    BodyRef, Death, DeathReason, DiskId, Fence, Grant, LeaseTime, MessageId, NodeId, Offset, Owner,
+    ProducerId, QueueId, QueueSettings, SessionId, WallTime,
 };
 
 /// The whole broker.
@@ -30,6 +30,8 @@ pub struct Model {
     pub sessions: BTreeMap<SessionId, Session>,
     /// All producers.
     pub producers: BTreeMap<ProducerId, Producer>,
+    /// Node ids that were ever taken: the disk, or none once it was removed.
+    pub nodes: BTreeMap<NodeId, Option<DiskId>>,
     pub(super) last_queue: u64,
     pub(super) last_message: u64,
     pub(super) events: Vec<Event>,

@@ -24,9 +24,9 @@ impl Model {
                 self.reached("more was due than one entry may fire");
                 break;
             }
-            self.fire(timer);
+            let most = limits::EXPIRIES_PER_ENTRY_MAX - fired;
+            fired += self.fire(timer, most).max(1);
             self.deal_everywhere();
-            fired += 1;
         }
         while let Some((queue, offset)) = self.next_parked() {
             if fired == limits::EXPIRIES_PER_ENTRY_MAX {
@@ -70,7 +70,8 @@ impl Model {
         messages.chain(graces)
     }
 
-    fn fire(&mut self, timer: Timer) {
+    /// Fires a timer; how many messages that was.
+    fn fire(&mut self, timer: Timer, most: usize) -> usize {
         match timer {
             Timer::Lease(queue, offset) => {
                 self.reached("lease expired");
@@ -89,8 +90,9 @@ impl Model {
                 queue.message_mut(offset).standing = Standing::Ready;
                 queue.became_ready = true;
             }
-            Timer::Grace(session) => self.end_grace(session),
+            Timer::Grace(session) => return self.end_grace(session, most),
         }
+        1
     }
 
     fn forget_idle_producers(&mut self) {

@@ -1,29 +1,15 @@
 //! What goes wrong. Each seed draws which kinds of faults it has at all.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
-
 use super::dice::Dice;
-use super::history::History;
-use super::network::{FAIR, Network, Weather};
-use super::node::SimNode;
-use super::run::Options;
+use super::network::{Way, Weather};
+use super::world::{Ongoing, Trouble, World};
 
-const CALM_SYNC_US: u64 = 3_000;
 const SLOW_SYNC_US: u64 = 80_000;
+const HOUR_MS: i64 = 3_600_000;
 
-/// The nodes, and what happens to them.
-pub(crate) struct World {
-    pub(crate) nodes: BTreeMap<u64, SimNode>,
-    pub(crate) network: Arc<Network>,
-    pub(crate) history: Arc<History>,
-    pub(crate) options: Options,
-    pub(crate) dice: Dice,
-}
-
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     /// The leader's machine restarts at once, before anybody calls an election.
     LeaderBlinks,
     /// A machine loses power and is away for a while.
@@ -32,168 +18,259 @@ enum Fault {
     DiskStops,
     /// All machines lose power.
     AllCrash,
-    /// A node is cut off, in both directions or in one.
-    Partition,
-    /// Messages are slow, lost, and overtake each other.
+    /// A node is cut off.
+    Isolated,
+    /// A node hears nobody, or is heard by nobody.
+    OneWay,
+    /// Two groups do not hear each other.
+    Halves,
+    /// Two nodes do not hear each other; all others hear both.
+    Bridge,
+    /// A node is cut off again and again.
+    Flapping,
+    /// Messages are slow, lost, doubled, and overtake each other.
     BadWeather,
+    /// Some messages come seconds late.
+    LateMessages,
     /// Syncs of a node take long.
     SlowDisk,
+    /// Syncs of a node hang for seconds.
+    HungDisk,
+    /// A disk fails an operation.
+    DiskError,
+    /// A disk is full.
+    DiskFull,
+    /// A process stands still.
+    Paused,
+    /// A wall clock steps by an hour.
+    WallClock,
+    /// The leader is asked to hand over.
+    Transfer,
+    /// All but the leader are slow to sync, then all lose power, and the leader comes back last.
+    FollowersForget,
+    /// A member comes, goes, votes or does not.
+    Members,
+    /// A disk is lost for good; another node takes the place.
+    DiskLost,
+    /// Senders, receivers and installers of a snapshot lose power in the middle.
+    SnapshotKills,
 }
 
-const FAULTS: [Fault; 7] = [
+const FAULTS: [Fault; 22] = [
     Fault::LeaderBlinks,
     Fault::NodeCrashes,
     Fault::DiskStops,
     Fault::AllCrash,
-    Fault::Partition,
+    Fault::Isolated,
+    Fault::OneWay,
+    Fault::Halves,
+    Fault::Bridge,
+    Fault::Flapping,
     Fault::BadWeather,
+    Fault::LateMessages,
     Fault::SlowDisk,
+    Fault::HungDisk,
+    Fault::DiskError,
+    Fault::DiskFull,
+    Fault::Paused,
+    Fault::WallClock,
+    Fault::Transfer,
+    Fault::FollowersForget,
+    Fault::Members,
+    Fault::DiskLost,
+    Fault::SnapshotKills,
 ];
 
-impl World {
-    /// Lets things go wrong for so long.
-    pub(crate) async fn suffer(&mut self, span: Duration) {
-        let until = self.history.now_ms() + span.as_millis() as u64;
-        let dice = &mut self.dice;
-        let mut drawn: Vec<Fault> = FAULTS.into_iter().filter(|_| dice.percent(60)).collect();
+impl Fault {
+    /// The faults of a seed, of these or of all.
+    pub(crate) fn draw(only: &[Self], dice: &mut Dice) -> Vec<Self> {
+        if !only.is_empty() {
+            return only.to_vec();
+        }
+        let mut drawn: Vec<Self> = FAULTS.into_iter().filter(|_| dice.percent(40)).collect();
         if drawn.is_empty() {
-            drawn.push(Fault::LeaderBlinks);
+            drawn.push(Self::LeaderBlinks);
         }
-        self.history.note(format_args!("faults: {drawn:?}"));
-        while self.history.now_ms() < until && !self.history.is_violated() {
-            self.pause(50, 900).await;
-            let fault = drawn[self.dice.below(drawn.len() as u64) as usize];
-            self.history.note(format_args!("{fault:?}"));
-            self.inflict(fault).await;
-            self.restart_the_dead().await;
-        }
+        drawn
     }
+}
 
-    async fn inflict(&mut self, fault: Fault) {
+impl World {
+    pub(crate) async fn begin(&mut self, fault: Fault) {
+        self.history
+            .count(|counts| *counts.faults.entry(format!("{fault:?}")).or_default() += 1);
+        let node = self.any_node();
         match fault {
-            Fault::LeaderBlinks => {
-                if let Some(leader) = self.leader() {
-                    self.node(leader).set_sync_us_max(SLOW_SYNC_US);
-                    self.pause(5, 300).await;
-                    self.crash(leader);
-                    self.pause(1, 60).await;
-                    self.node(leader).set_sync_us_max(CALM_SYNC_US);
-                }
-            }
+            Fault::LeaderBlinks => self.leader_blinks().await,
             Fault::NodeCrashes => {
-                let node = self.any_node();
                 self.crash(node);
-                self.pause(10, 1_500).await;
+                let away = if self.dice.percent(20) { 10_000 } else { 1_500 };
+                self.lasts(Trouble::Off(node), 10, away);
             }
             Fault::DiskStops => {
-                let node = self.any_node();
                 self.node(node).stop_disk_soon();
                 self.pause(50, 400).await;
                 self.crash(node);
-                self.pause(1, 200).await;
+                self.lasts(Trouble::Off(node), 1, 200);
             }
             Fault::AllCrash => {
-                for node in 1..=self.options.nodes {
+                for node in self.ids() {
                     self.crash(node);
-                    if self.dice.percent(50) {
-                        self.pause(1, 100).await;
-                    }
+                    self.lasts(Trouble::Off(node), 1, 1_000);
                 }
-                self.pause(1, 300).await;
             }
-            Fault::Partition => {
-                let node = self.any_node();
-                let both = self.dice.percent(70);
-                self.history.count(|counts| counts.partitions += 1);
-                for other in (1..=self.options.nodes).filter(|other| *other != node) {
-                    self.network.cut(node, other);
-                    if both {
-                        self.network.cut(other, node);
-                    }
-                }
-                self.pause(50, 1_500).await;
-                self.network.heal();
+            Fault::Isolated => {
+                let ways = self.around(node, true, true);
+                self.cut(ways, 50, 3_000);
+            }
+            Fault::OneWay => {
+                let inwards = self.dice.percent(50);
+                let ways = self.around(node, inwards, !inwards);
+                self.cut(ways, 50, 3_000);
+            }
+            Fault::Halves => {
+                let ways = self.halves();
+                self.cut(ways, 50, 3_000);
+            }
+            Fault::Bridge => {
+                let other = self.any_node();
+                self.cut(vec![(node, other), (other, node)], 50, 4_000);
+            }
+            Fault::Flapping => {
+                let ways = self.around(node, true, true);
+                self.lasts(Trouble::Flapping(ways), 500, 5_000);
             }
             Fault::BadWeather => {
                 let weather = Weather {
                     delay_us_max: self.dice.between(2_000, 60_000),
                     lost_percent: self.dice.below(15),
                     overtaking_percent: self.dice.below(50),
+                    duplicated_percent: self.dice.below(10),
+                    late_percent: 0,
                 };
-                self.network.set_weather(weather);
-                self.pause(100, 1_500).await;
-                self.network.set_weather(FAIR);
+                self.weather(weather);
+            }
+            Fault::LateMessages => {
+                let weather = Weather {
+                    delay_us_max: self.dice.between(1_000, 5_000),
+                    lost_percent: 0,
+                    overtaking_percent: 10,
+                    duplicated_percent: 10,
+                    late_percent: self.dice.between(1, 10),
+                };
+                self.weather(weather);
             }
             Fault::SlowDisk => {
-                let node = self.any_node();
-                self.node(node).set_sync_us_max(SLOW_SYNC_US);
-                self.pause(100, 1_000).await;
-                self.node(node).set_sync_us_max(CALM_SYNC_US);
+                self.node(node).slow_disk(100, SLOW_SYNC_US);
+                self.lasts(Trouble::Disk(node), 100, 1_500);
             }
-        }
-    }
-
-    /// Ends all faults and starts all nodes.
-    pub(crate) async fn heal(&mut self) {
-        self.history.note(format_args!("heal"));
-        self.network.heal();
-        for node in self.nodes.values_mut() {
-            node.set_sync_us_max(CALM_SYNC_US);
-            if node.disk_stopped() {
-                node.crash(&self.network, &self.history);
+            Fault::HungDisk => {
+                self.node(node).slow_disk(2_000_000, 10_000_000);
+                self.lasts(Trouble::Disk(node), 500, 10_000);
             }
-        }
-        self.restart_the_dead().await;
-    }
-
-    /// Starts what does not run, and what must stop: only a node whose disk failed may.
-    pub(crate) async fn restart_the_dead(&mut self) {
-        for node in self.nodes.values_mut() {
-            let failure = node
-                .running()
-                .and_then(|running| running.replica.failure().borrow().clone());
-            if let Some(reason) = failure {
-                if !node.disk_stopped() {
-                    self.history
-                        .violation(format!("n{} failed: {reason}", node.id));
-                }
-                node.crash(&self.network, &self.history);
+            Fault::DiskError => {
+                self.node(node).fail_disk_soon();
+                self.lasts(Trouble::Disk(node), 100, 1_000);
             }
-            if node.running().is_none() {
-                let booted = node.boot(&self.network, &self.history, &self.options).await;
-                if let Err(reason) = booted {
-                    self.history
-                        .violation(format!("n{} does not start: {reason}", node.id));
+            Fault::DiskFull => {
+                self.node(node).fill_disk();
+                self.lasts(Trouble::Disk(node), 500, 4_000);
+            }
+            Fault::Paused => {
+                if let Some(running) = self.node(node).running() {
+                    running.life.pause();
+                    self.lasts(Trouble::Paused(node), 50, 6_000);
                 }
             }
+            Fault::WallClock => {
+                let hour = if self.dice.percent(50) {
+                    HOUR_MS
+                } else {
+                    -HOUR_MS
+                };
+                self.node(node).wall.step_to(hour);
+                self.lasts(Trouble::WallClock(node), 500, 8_000);
+            }
+            Fault::Transfer => self.transfer(node),
+            Fault::FollowersForget => self.followers_forget().await,
+            Fault::Members => self.change_members().await,
+            Fault::DiskLost => self.lose_disk().await,
+            Fault::SnapshotKills => self.kill_in_snapshots().await,
         }
     }
 
-    fn crash(&mut self, id: u64) {
-        let (network, history) = (self.network.clone(), self.history.clone());
-        self.node(id).crash(&network, &history);
+    pub(crate) fn lasts(&mut self, trouble: Trouble, first_ms: u64, last_ms: u64) {
+        let until_ms = self.history.now_ms() + self.dice.between(first_ms, last_ms);
+        self.ongoing.push(Ongoing { until_ms, trouble });
     }
 
-    fn node(&mut self, id: u64) -> &mut SimNode {
-        self.nodes.get_mut(&id).expect("nodes are numbered from 1")
+    async fn leader_blinks(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        self.node(leader).slow_disk(100, SLOW_SYNC_US);
+        self.pause(5, 300).await;
+        self.crash(leader);
+        self.node(leader).calm_disk();
+        self.pause(1, 60).await;
     }
 
-    fn any_node(&mut self) -> u64 {
-        self.dice.between(1, self.options.nodes)
+    /// What a follower said to have and did not sync is lost, and the leader is not there to tell.
+    async fn followers_forget(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let ids = self.ids();
+        for id in ids.iter().filter(|id| **id != leader) {
+            self.node(*id).slow_disk(SLOW_SYNC_US / 4, SLOW_SYNC_US);
+        }
+        self.pause(20, 300).await;
+        for id in ids {
+            self.crash(id);
+            self.node(id).calm_disk();
+        }
+        self.lasts(Trouble::Off(leader), 500, 3_000);
     }
 
-    fn leader(&self) -> Option<u64> {
-        let running = self.network.running();
-        let leads = |id: &u64| {
-            running
-                .iter()
-                .any(|n| n.id == *id && n.replica.leadership().borrow().is_leader)
+    fn cut(&mut self, ways: Vec<Way>, first_ms: u64, last_ms: u64) {
+        ways.iter().for_each(|way| self.network.cut(*way));
+        self.lasts(Trouble::Cut(ways), first_ms, last_ms);
+    }
+
+    fn weather(&mut self, weather: Weather) {
+        self.network.set_weather(weather);
+        self.lasts(Trouble::Weather, 100, 3_000);
+    }
+
+    /// The ways to a node, from it, or both.
+    fn around(&self, node: u64, inwards: bool, outwards: bool) -> Vec<Way> {
+        let others = self.ids().into_iter().filter(|other| *other != node);
+        others
+            .flat_map(|other| [((other, node), inwards), ((node, other), outwards)])
+            .filter_map(|(way, cut)| cut.then_some(way))
+            .collect()
+    }
+
+    fn halves(&mut self) -> Vec<Way> {
+        let ids = self.ids();
+        let sides: Vec<(u64, bool)> = ids
+            .into_iter()
+            .map(|id| (id, self.dice.percent(50)))
+            .collect();
+        let pairs = sides
+            .iter()
+            .flat_map(|from| sides.iter().map(move |to| (from, to)));
+        pairs
+            .filter(|(from, to)| from.1 != to.1)
+            .map(|(from, to)| (from.0, to.0))
+            .collect()
+    }
+
+    fn transfer(&mut self, to: u64) {
+        let Some(leader) = self.leader().and_then(|id| self.network.node(id)) else {
+            return;
         };
-        (1..=self.options.nodes).find(leads)
-    }
-
-    async fn pause(&mut self, first_ms: u64, last_ms: u64) {
-        let ms = self.dice.between(first_ms, last_ms);
-        tokio::time::sleep(Duration::from_millis(ms)).await;
+        let replica = leader.broker.replica().clone();
+        drop(leader.life.spawn(async move {
+            replica
+                .transfer_leadership(ticketrail_core::NodeId(to))
+                .await;
+        }));
     }
 }

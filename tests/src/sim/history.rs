@@ -1,70 +1,68 @@
-//! What happened, and what must be true of it.
+//! What happened, told to the invariants as it does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use ticketrail_core::{BodyRef, MessageId, State};
+use ticketrail_broker::Delivery;
+use ticketrail_core::limits::DEFAULT_NAMESPACE;
+use ticketrail_core::{BodyRef, Command, Fence, MessageId, Outcome, QueueId, State};
 use ticketrail_proto::stored::decode_bodies;
-use ticketrail_raft::{AppliedEntry, AppliedSink};
+use ticketrail_raft::{AppliedEntry, AppliedSink, Replaced};
 use ticketrail_storage::StorageError;
 use tokio::time::Instant;
 
+use super::counts::Counts;
+use super::invariants::{
+    Delivered, Deliveries, Memberships, Payloads, Replay, Replicas, ReplicatedTime, Violation,
+    Writes, conserved,
+};
 use super::network::Reachable;
-
-/// How often things happened: a run in which too little did proves nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Entries confirmed to a client.
-    pub confirmed: u64,
-    /// Proposals whose outcome no client learnt.
-    pub unknown: u64,
-    /// Messages confirmed as published.
-    pub published: u64,
-    /// Messages confirmed as acknowledged.
-    pub acked: u64,
-    /// Bodies read back and compared.
-    pub bodies: u64,
-    /// Linearizable reads confirmed.
-    pub reads: u64,
-    /// Terms with a leader.
-    pub leaders: u64,
-    /// Crashes of a node, with what was not synced partly lost.
-    pub crashes: u64,
-    /// Partitions.
-    pub partitions: u64,
-    /// Entries applied on the nodes, again after restarts.
-    pub applied: u64,
-    /// Nodes that purged their logs.
-    pub purged: u64,
-}
 
 /// The record of one simulation.
 pub struct History {
     start: Instant,
+    /// Whether every event is written down.
+    traced: bool,
     record: Mutex<Record>,
 }
 
-#[derive(Default)]
 struct Record {
     trace: String,
     violations: Vec<String>,
-    entries: BTreeMap<u64, (u64, u64)>,
-    leaders: BTreeMap<u64, u64>,
-    confirmed_index: u64,
-    published: BTreeMap<MessageId, Bytes>,
-    settle_tried: BTreeSet<MessageId>,
-    acked: BTreeSet<MessageId>,
     counts: Counts,
+    confirmed_index: u64,
+    replicas: Replicas,
+    replay: Replay,
+    time: ReplicatedTime,
+    writes: Writes,
+    deliveries: Deliveries,
+    memberships: Memberships,
+    payloads: Payloads,
 }
 
 impl History {
     /// Begins now.
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(traced: bool) -> Arc<Self> {
+        let record = Record {
+            trace: String::new(),
+            violations: Vec::new(),
+            counts: Counts::default(),
+            confirmed_index: 0,
+            replicas: Replicas::default(),
+            replay: Replay::new(),
+            time: ReplicatedTime::default(),
+            writes: Writes::default(),
+            deliveries: Deliveries::default(),
+            memberships: Memberships::default(),
+            payloads: Payloads::default(),
+        };
         Arc::new(Self {
             start: Instant::now(),
-            record: Mutex::default(),
+            traced,
+            record: Mutex::new(record),
         })
     }
 
@@ -79,15 +77,24 @@ impl History {
 
     /// Writes a line.
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
-        let now = self.now_ms();
-        let mut record = self.lock();
-        writeln!(record.trace, "{now:>6} {line}").expect("a string grows");
+        if self.traced {
+            let now = self.now_ms();
+            let mut record = self.lock();
+            writeln!(record.trace, "{now:>6} {line}").expect("a string grows");
+        }
     }
 
     /// Something that must never be.
     pub(crate) fn violation(&self, what: String) {
         self.note(format_args!("VIOLATION {what}"));
-        self.lock().violations.push(what);
+        let now = self.now_ms();
+        self.lock().violations.push(format!("at {now} ms: {what}"));
+    }
+
+    fn must(&self, checked: Result<(), Violation>) {
+        if let Err(what) = checked {
+            self.violation(what);
+        }
     }
 
     /// Whether there was one: what comes after proves nothing.
@@ -102,19 +109,12 @@ impl History {
     /// A node leads a term: nobody else ever did or will.
     pub(crate) fn leads(&self, node: u64, term: u64) {
         self.note(format_args!("n{node} leads term {term}"));
-        let other = {
-            let mut record = self.lock();
-            let first = *record.leaders.entry(term).or_insert(node);
-            record.counts.leaders = record.leaders.len() as u64;
-            first
-        };
-        if other != node {
-            self.violation(format!("n{other} and n{node} both lead term {term}"));
-        }
+        let checked = self.lock().replicas.leads(node, term);
+        self.must(checked);
     }
 
     /// An entry was confirmed to a client.
-    pub(crate) fn confirmed(&self, index: u64) {
+    pub(crate) fn confirmed_entry(&self, index: u64) {
         let mut record = self.lock();
         record.counts.confirmed += 1;
         record.confirmed_index = record.confirmed_index.max(index);
@@ -125,21 +125,95 @@ impl History {
         self.lock().confirmed_index
     }
 
+    /// Clients are about to publish these.
+    pub(crate) fn publish_tried(&self, messages: &[Bytes]) {
+        let mut record = self.lock();
+        messages
+            .iter()
+            .for_each(|message| record.writes.tried(message.clone()));
+    }
+
     /// A message was confirmed as published.
     pub(crate) fn published(&self, id: MessageId, message: Bytes) {
-        let before = {
+        let checked = {
             let mut record = self.lock();
             record.counts.published += 1;
-            record.published.insert(id, message)
+            record.writes.confirmed(id, message)
         };
-        if before.is_some() {
-            self.violation(format!("message id {id} was given twice"));
+        self.must(checked);
+    }
+
+    /// A client was told that these were surely not stored.
+    pub(crate) fn publish_refused(&self, messages: &[Bytes]) {
+        let mut record = self.lock();
+        record.counts.refused += messages.len() as u64;
+        messages
+            .iter()
+            .for_each(|message| record.writes.refused(message.clone()));
+    }
+
+    /// Messages came to a client.
+    pub(crate) fn delivered(&self, deliveries: &[Delivery]) {
+        for delivery in deliveries {
+            let id = delivery.message_id;
+            let checked = {
+                let mut record = self.lock();
+                record.counts.delivered += 1;
+                if record.writes.bytes_of(id) == Some(&delivery.message) {
+                    record
+                        .deliveries
+                        .delivered(id, delivery.queue, delivery.fence)
+                        .map(|how| record.counts.late += u64::from(how == Delivered::Late))
+                } else {
+                    Err(format!("message {id} was delivered with other bytes"))
+                }
+            };
+            self.must(checked);
         }
+    }
+
+    /// A client is about to settle a message for good.
+    pub(crate) fn settle_tried(&self, id: MessageId) {
+        self.lock().deliveries.settle_tried(id);
+    }
+
+    /// A client was told that a message is acknowledged.
+    pub(crate) fn acked(&self, id: MessageId, queue: QueueId, fence: Fence) {
+        let mut record = self.lock();
+        record.counts.acked += 1;
+        record.deliveries.acked(id, queue, fence);
+    }
+
+    /// A node's life ended, and its disk keeps these members.
+    pub(crate) fn membership_kept(&self, node: u64, entry: Option<(u64, u64)>) {
+        self.lock().memberships.kept(node, entry);
+    }
+
+    /// Whether a node's disk is known to keep members.
+    pub(crate) fn has_membership(&self, node: u64) -> bool {
+        self.lock().memberships.are_kept(node)
+    }
+
+    /// A node started, and goes by these members.
+    pub(crate) fn membership_found(&self, node: u64, entry: Option<(u64, u64)>) {
+        let checked = self.lock().memberships.found(node, entry);
+        self.must(checked);
+    }
+
+    /// A node gave bodies of a snapshot to a peer.
+    pub(crate) fn bodies_sent(&self, node: u64, bodies: &[(u64, Bytes)]) {
+        let checked = {
+            let mut record = self.lock();
+            record.counts.bodies_sent += bodies.len() as u64;
+            let mut sent = bodies.iter();
+            sent.try_for_each(|(index, payload)| record.payloads.check(*index, payload))
+        };
+        self.must(checked.map_err(|what| format!("n{node} sent a snapshot in which {what}")));
     }
 
     /// A node must have the bytes of this message, as they were published.
     pub(crate) fn check_body(&self, node: &Reachable, id: MessageId, body: BodyRef) {
-        let payload = match node.replica.body(body.position.index) {
+        let payload = match node.broker.replica().body(body.position.index) {
             Ok(payload) => payload,
             // A disk that was made to fail says nothing about its bytes.
             Err(StorageError::Io { .. } | StorageError::Stopped { .. }) => return,
@@ -151,96 +225,140 @@ impl History {
         let found = decode_bodies(payload)
             .ok()
             .and_then(|bodies| Some(bodies.get(body.position.place, body.item)?.message.clone()));
-        let published = self.lock().published.get(&id).cloned();
-        // One whose confirm never came is not known here.
-        if found.is_none() || published.is_some_and(|published| Some(published) != found) {
+        if found.is_none() || self.lock().writes.bytes_of(id) != found.as_ref() {
             self.violation(format!("n{} has other bytes for message {id}", node.id));
         }
         self.count(|counts| counts.bodies += 1);
     }
 
-    /// A client is about to settle a message for good.
-    pub(crate) fn settle_tried(&self, id: MessageId) {
-        self.lock().settle_tried.insert(id);
-    }
-
-    /// A client was told that a message is acknowledged.
-    pub(crate) fn acked(&self, id: MessageId) {
-        let mut record = self.lock();
-        record.counts.acked += 1;
-        record.acked.insert(id);
-    }
-
-    /// A message was delivered: it must not have been acknowledged.
-    pub(crate) fn delivered(&self, id: MessageId) {
-        if self.lock().acked.contains(&id) {
-            self.violation(format!(
-                "message {id} was delivered after its confirmed ack"
-            ));
-        }
-    }
-
-    /// What the queue holds when all is over: what was confirmed and not settled is in it, what was
-    /// acknowledged is not.
+    /// What the queues hold when all is over: what was confirmed and not settled is in them, what
+    /// was acknowledged is not, and what was called refused never was.
     pub(crate) fn check_present(&self, present: &BTreeSet<MessageId>) {
-        let (lost, back) = {
+        let (there, refused) = {
             let record = self.lock();
-            let kept = record
-                .published
-                .keys()
-                .filter(|id| !record.settle_tried.contains(id));
-            let lost: Vec<_> = kept.filter(|id| !present.contains(id)).copied().collect();
-            let back: Vec<_> = record.acked.intersection(present).copied().collect();
-            (lost, back)
+            let confirmed = record.writes.all_confirmed();
+            (
+                record.deliveries.check_present(confirmed, present),
+                record.writes.check_refused(),
+            )
         };
-        if !lost.is_empty() {
-            self.violation(format!(
-                "{} confirmed messages are lost: {lost:?}",
-                lost.len()
-            ));
-        }
-        if !back.is_empty() {
-            self.violation(format!(
-                "{} acknowledged messages are back: {back:?}",
-                back.len()
-            ));
-        }
+        self.must(there);
+        self.must(refused);
     }
 
     /// Trace, violations, counts.
     pub(crate) fn finish(&self) -> (String, Vec<String>, Counts) {
         let mut record = self.lock();
+        let (leaders, replay) = (record.replicas.terms(), &record.replay);
+        let counts = Counts {
+            leaders,
+            expired: replay.reached("lease expired"),
+            redelivered: replay.reached("redelivery"),
+            dead_lettered: replay.reached("given up and dead-lettered"),
+            duplicates: replay.reached("duplicate publish"),
+            attempts_repeated: replay.reached("receive attempt asked again"),
+            sessions_resumed: replay.reached("session came back within its grace"),
+            ..record.counts.clone()
+        };
         (
             std::mem::take(&mut record.trace),
             std::mem::take(&mut record.violations),
-            record.counts,
+            counts,
         )
     }
 
-    fn applied(&self, node: u64, index: u64, term: u64, digest: u64) {
+    /// A snapshot was put in the place of a node's state: it must be what the others had there.
+    fn installed(&self, node: u64, state: &State, replaced: Replaced) {
+        let (index, term, digest) = (replaced.index, replaced.term, state.digest());
+        self.note(format_args!(
+            "n{node} installs a snapshot up to {index} of term {term}: {digest:016x}"
+        ));
+        let checked = {
+            let mut record = self.lock();
+            record.counts.installs += 1;
+            record.replicas.applied(node, index, term, digest)
+        };
+        self.must(checked.map(drop));
+    }
+
+    fn applied(&self, node: u64, state: &State, applied: &AppliedEntry<'_>) {
+        let (index, term, digest) = (applied.index, applied.term, state.digest());
         self.note(format_args!(
             "n{node} applied {index} of term {term}: {digest:016x}"
         ));
         let first = {
             let mut record = self.lock();
             record.counts.applied += 1;
-            *record.entries.entry(index).or_insert((term, digest))
+            record.replicas.applied(node, index, term, digest)
         };
-        if first != (term, digest) {
-            let (first_term, first_digest) = first;
-            self.violation(format!(
-                "entry {index} on n{node} is of term {term} with digest {digest:016x}, elsewhere of term {first_term} with \
-                 digest {first_digest:016x}"
-            ));
-        }
+        let checked = match first {
+            Ok(true) => self.lock().committed(state, applied),
+            Ok(false) => Ok(()),
+            Err(violation) => Err(violation),
+        };
+        self.must(checked);
     }
 }
 
-/// Hears what one life of a node applies.
+impl Record {
+    /// An entry is applied for the first time anywhere.
+    fn committed(&mut self, state: &State, applied: &AppliedEntry<'_>) -> Result<(), Violation> {
+        let index = applied.index;
+        self.payloads.committed(index, applied.payload.clone());
+        if applied.payload.is_empty() {
+            return Ok(());
+        }
+        self.counts.entries += 1;
+        self.stored(applied)?;
+        self.replay
+            .next(index, applied.entry, applied.outcomes, applied.events)?;
+        self.time
+            .after(index, state.lease_now(), state.wall_now())?;
+        state
+            .queues(DEFAULT_NAMESPACE, None)
+            .try_for_each(|queue| conserved(index, &queue))
+    }
+
+    fn stored(&mut self, applied: &AppliedEntry<'_>) -> Result<(), Violation> {
+        let mut bodies = None;
+        for (place, outcome) in applied.outcomes.iter().enumerate() {
+            let (Command::Publish(_), Outcome::Published { accepted, .. }) =
+                (&applied.entry.commands[place], outcome)
+            else {
+                continue;
+            };
+            let bodies = match &bodies {
+                Some(bodies) => bodies,
+                None => bodies.insert(
+                    decode_bodies(applied.payload.clone()).map_err(|error| error.to_string())?,
+                ),
+            };
+            for range in accepted.iter().filter(|range| !range.duplicate) {
+                for (item, id) in (range.first_item..).zip(ids(range.first_message_id, range.count))
+                {
+                    let body = bodies.get(place as u32, item);
+                    let body = body.ok_or_else(|| format!("message {id} has no body"))?;
+                    self.writes.stored(id, body.message.clone())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Neighbouring ids.
+pub(crate) fn ids(first: MessageId, count: u32) -> impl Iterator<Item = MessageId> {
+    (first.0..first.0 + u64::from(count)).map(MessageId)
+}
+
+/// Hears what one life of a node applies, before its broker does.
 pub(crate) struct Ear {
     pub(crate) node: u64,
     pub(crate) history: Arc<History>,
+    pub(crate) broker: Arc<dyn AppliedSink>,
     pub(crate) last: Mutex<Option<u64>>,
+    /// Where the last snapshot ends that was installed.
+    pub(crate) installed: Arc<AtomicU64>,
 }
 
 impl AppliedSink for Ear {
@@ -253,7 +371,14 @@ impl AppliedSink for Ear {
             let what = format!("n{} applied {} after {last:?}", self.node, applied.index);
             self.history.violation(what);
         }
-        self.history
-            .applied(self.node, applied.index, applied.term, state.digest());
+        self.history.applied(self.node, state, &applied);
+        self.broker.applied(state, applied);
+    }
+
+    fn replaced(&self, state: &State, replaced: Replaced) {
+        *self.last.lock().expect("no panic under this lock") = Some(replaced.index);
+        self.installed.store(replaced.index, Ordering::Relaxed);
+        self.history.installed(self.node, state, replaced);
+        self.broker.replaced(state, replaced);
     }
 }

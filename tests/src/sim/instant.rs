@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use openraft_rt::Instant;
 
-/// A moment of virtual time.
+use super::runtime::clock_now;
+
+/// A moment of virtual time, on the clock of the node that looked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SimInstant(pub(crate) tokio::time::Instant);
 
 impl Instant for SimInstant {
     fn now() -> Self {
-        Self(tokio::time::Instant::now())
+        Self(clock_now())
     }
 }
 

@@ -4,49 +4,159 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ticketrail_core::{BootId, NodeId};
-use ticketrail_raft::{CheckpointOpener, PeerAddress, Replica, ReplicaConfig, Storage};
-use ticketrail_storage::sim::{SimDisk, StopPoint};
+use ticketrail_broker::{AdmissionConfig, Broker, BrokerConfig};
+use ticketrail_core::{BootId, DiskId, NodeId};
+use ticketrail_raft::{CheckpointOpener, Replica, ReplicaConfig, Storage};
+use ticketrail_storage::sim::{Fault, OpKind, SimDisk, StopPoint};
 use ticketrail_storage::{
     CheckpointError, CheckpointStore, Log, LogConfig, LogWriter, MemoryCheckpoint,
 };
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::dice::Dice;
 use super::history::{Ear, History};
-use super::network::{Network, Port, Reachable};
+use super::network::{Network, Reachable, Wall};
+use super::planted::Planted;
+use super::port::Port;
 use super::run::{CLUSTER, Options};
-use super::runtime::{Life, SimRuntime};
+use super::runtime::{Life, SimRuntime, TRUE_PPM};
 
 /// An idle log writes its marker after so long.
 const MARK_AFTER: Duration = Duration::from_millis(20);
+/// What a write and sync take at most, where all is well.
+const CALM_SYNC_US: (u64, u64) = (100, 3_000);
+/// A write and sync that take long look so often whether they still shall.
+const SYNC_LOOK: Duration = Duration::from_millis(20);
+/// Bytes of commands that may wait on a node.
+const WAITING_BYTES_MAX: u32 = 1 << 20;
+/// How long a replica that has started may take to say who its members are.
+const MEMBERS_WAIT: Duration = Duration::from_secs(1);
+/// How far clock rates may be off, in millionths.
+const SKEW_PPM_MAX: u64 = 50_000;
 
 /// A node.
 pub(crate) struct SimNode {
     pub(crate) id: u64,
+    pub(crate) wall: Arc<Wall>,
     disk: SimDisk,
+    /// What the node's id is bound to.
+    disk_id: u128,
     snapshots: SimDisk,
     checkpoint: MemoryCheckpoint,
-    /// Longest time of a write and sync, in microseconds.
-    sync_us_max: Arc<AtomicU64>,
+    sync_us: Arc<SyncTime>,
     dice: Dice,
     boots: u64,
+    clock_ppm: u64,
+    /// Its disk was made to fail in this life: it may stop itself.
+    may_stop: bool,
+    /// Its disk fails or is full just now, whatever life it is in.
+    disk_fails: bool,
+    /// It is being removed from the cluster, and may stop itself when it hears of it.
+    pub(crate) leaving: bool,
+    /// It never runs again.
+    pub(crate) gone: bool,
+    /// Where the snapshot ends that this life installed last; 0: none.
+    installed: Arc<AtomicU64>,
+    /// The same, up to which the bodies were compared.
+    compared: u64,
     running: Option<Reachable>,
 }
 
+/// How far a node is with a snapshot from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The peer makes it.
+    Opening,
+    /// Its pieces come.
+    Receiving,
+    /// It is put in the place of the state, until the checkpoint has it.
+    Installing,
+}
+
+/// The file that a snapshot comes in, before it is checked.
+const INCOMING: &str = "incoming-snapshot";
+
+/// What a write and sync take, at least and at most.
+struct SyncTime {
+    first_us: AtomicU64,
+    last_us: AtomicU64,
+}
+
+impl SyncTime {
+    fn set(&self, (first, last): (u64, u64)) {
+        self.first_us.store(first, Ordering::Relaxed);
+        self.last_us.store(last, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> (u64, u64) {
+        (
+            self.first_us.load(Ordering::Relaxed),
+            self.last_us.load(Ordering::Relaxed),
+        )
+    }
+}
+
 impl SimNode {
-    pub(crate) fn new(id: u64, mut dice: Dice) -> Self {
+    pub(crate) fn new(id: u64, mut dice: Dice, options: &Options) -> Self {
         let disk = SimDisk::new(dice.next());
+        if let Some(prefix) = options.planted.and_then(Planted::lies_about) {
+            disk.lie_about(prefix);
+        }
+        let skewed = dice.percent(50);
+        let skew = dice.below(2 * SKEW_PPM_MAX);
         Self {
             id,
+            wall: Arc::new(Wall::new()),
             checkpoint: MemoryCheckpoint::on(&disk),
             snapshots: SimDisk::new(dice.next()),
             disk,
-            sync_us_max: Arc::new(AtomicU64::new(3_000)),
+            disk_id: u128::from(dice.next()) + 1,
+            sync_us: Arc::new(SyncTime {
+                first_us: AtomicU64::new(CALM_SYNC_US.0),
+                last_us: AtomicU64::new(CALM_SYNC_US.1),
+            }),
             dice,
             boots: 0,
+            clock_ppm: if skewed {
+                TRUE_PPM - SKEW_PPM_MAX + skew
+            } else {
+                TRUE_PPM
+            },
+            may_stop: false,
+            disk_fails: false,
+            leaving: false,
+            gone: false,
+            installed: Arc::default(),
+            compared: 0,
             running: None,
         }
+    }
+
+    pub(crate) fn disk_id(&self) -> DiskId {
+        DiskId(self.disk_id)
+    }
+
+    /// Whether a snapshot was installed since this was asked last.
+    pub(crate) fn has_installed(&mut self) -> bool {
+        let installed = self.installed.load(Ordering::Relaxed);
+        std::mem::replace(&mut self.compared, installed) != installed
+    }
+
+    /// What it is doing with a snapshot from a peer.
+    pub(crate) fn phase(&self) -> Option<Phase> {
+        let replica = self.running.as_ref()?.broker.replica();
+        if let Some(progress) = replica.status().fetching {
+            let incoming = self.snapshots.bytes_of(INCOMING).is_some();
+            return Some(match (progress.bytes_done, incoming) {
+                (0, _) => Phase::Opening,
+                (_, true) => Phase::Receiving,
+                (_, false) => Phase::Installing,
+            });
+        }
+        let installed = self.installed.load(Ordering::Relaxed);
+        let is_kept = replica.figures().checkpoint_index >= installed;
+        (!is_kept).then_some(Phase::Installing)
     }
 
     pub(crate) fn running(&self) -> Option<&Reachable> {
@@ -61,56 +171,130 @@ impl SimNode {
         options: &Options,
     ) -> Result<(), String> {
         self.boots += 1;
-        let (id, boot) = (self.id, self.boots);
-        history.note(format_args!("n{id} boots, {boot}"));
-        let life = Life::new(Dice::new(self.dice.next(), 1));
+        let (id, boots) = (self.id, self.boots);
+        history.note(format_args!("n{id} boots, {boots}"));
+        let life = Life::new(Dice::new(self.dice.next(), 1), self.clock_ppm);
         let sync_dice = Dice::new(self.dice.next(), 2);
-        let opened = self.open(options)?;
-        let sync_us_max = self.sync_us_max.clone();
-        let (network_in, history_in, in_life) = (network.clone(), history.clone(), life.clone());
-        let started = life.spawn(async move {
-            let (config, storage, writer) = opened;
-            let log = storage.log.clone();
-            drop(in_life.spawn(write_log(log, writer, sync_us_max, sync_dice)));
-            let port = Arc::new(Port {
-                from: id,
-                network: network_in,
-            });
-            let ear = Ear {
-                node: id,
-                history: history_in.clone(),
-                last: Mutex::new(None),
-            };
-            let started =
-                Replica::start_on::<SimRuntime>(config, storage, port, Arc::new(ear)).await;
-            let replica = started.map_err(|error| error.to_string())?;
-            drop(in_life.spawn(watch(id, replica.clone(), history_in)));
-            Ok::<_, String>(replica)
+        let boot = BootId(self.dice.next());
+        let (config, storage, writer) = self.open(boot, options)?;
+        let port = Arc::new(Port {
+            from: id,
+            network: network.clone(),
+            life: life.clone(),
+            wall: self.wall.clone(),
         });
-        let replica = started.await.map_err(|error| error.to_string())??;
-        let running = Reachable { id, life, replica };
+        let broker_config = self.broker_config(boot, &life, options);
+        let sync_us = self.sync_us.clone();
+        self.installed = Arc::default();
+        self.compared = 0;
+        let installed = self.installed.clone();
+        let (in_life, in_history) = (life.clone(), history.clone());
+        let started = life.spawn(async move {
+            let log = storage.log.clone();
+            drop(in_life.spawn(write_log(log, writer, sync_us, sync_dice)));
+            let transport = port.clone();
+            let history = in_history.clone();
+            let start = move |broker| {
+                let ear = Ear {
+                    node: id,
+                    history,
+                    broker,
+                    last: Mutex::new(None),
+                    installed,
+                };
+                Replica::start_on::<SimRuntime>(config, storage, transport, Arc::new(ear))
+            };
+            let started = Broker::start(broker_config, port, start).await;
+            let broker = started.map_err(|error| error.to_string())?;
+            drop(in_life.spawn(watch(id, broker.replica().clone(), in_history)));
+            Ok::<_, String>(broker)
+        });
+        let broker = match started.await {
+            Ok(Ok(broker)) => broker,
+            Ok(Err(error)) => {
+                life.kill();
+                return Err(error);
+            }
+            Err(error) => {
+                life.kill();
+                return Err(error.to_string());
+            }
+        };
+        let running = Reachable {
+            id,
+            life,
+            broker,
+            wall: self.wall.clone(),
+        };
+        // Before anybody hears of it or speaks to it.
+        self.check_membership(&running, history).await;
         network.join(running.clone());
         self.running = Some(running);
         Ok(())
     }
 
-    fn open(&self, options: &Options) -> Result<(ReplicaConfig, Storage, LogWriter), String> {
+    /// It goes by the members that its disk told it of.
+    async fn check_membership(&self, running: &Reachable, history: &History) {
+        let entry = || running.broker.replica().status().members_entry;
+        let told = async {
+            while entry().is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if history.has_membership(self.id) {
+            // An error is for the invariant to tell of.
+            let _ = tokio::time::timeout(MEMBERS_WAIT, told).await;
+            history.membership_found(self.id, entry());
+        }
+    }
+
+    fn broker_config(&self, boot: BootId, life: &Arc<Life>, options: &Options) -> BrokerConfig {
+        let (wall, of_entropy, of_tasks) = (self.wall.clone(), life.clone(), life.clone());
+        BrokerConfig {
+            node: NodeId(self.id),
+            boot,
+            disk: DiskId(self.disk_id),
+            cluster_id: CLUSTER,
+            voters: options.nodes as usize,
+            admission: AdmissionConfig {
+                publish_bytes_max: WAITING_BYTES_MAX,
+                connection_bytes_max: WAITING_BYTES_MAX,
+                reserved_bytes_max: WAITING_BYTES_MAX,
+                ..AdmissionConfig::default()
+            },
+            wall_clock: Arc::new(move || wall.now_ms()),
+            entropy: Arc::new(move || {
+                of_entropy.throw(|dice| u128::from(dice.next()) << 64 | u128::from(dice.next()))
+            }),
+            enclose: Arc::new(move |task| of_tasks.enclose(task)),
+        }
+    }
+
+    fn open(
+        &self,
+        boot: BootId,
+        options: &Options,
+    ) -> Result<(ReplicaConfig, Storage, LogWriter), String> {
         let mut log = LogConfig::new(CLUSTER, self.id);
-        log.segment_bytes = 32 << 10;
+        // An entry must fit in, also one of all that waited through an outage.
+        log.segment_bytes = 64 << 10;
         log.cache_bytes = 16 << 10;
         let (log, writer, _) = Log::open(Arc::new(self.disk.clone()), log)
             .map_err(|error| format!("the log does not open: {error}"))?;
-        let mut config = ReplicaConfig::new(CLUSTER, NodeId(self.id), BootId(self.boots));
-        config.members = (1..=options.nodes)
-            .map(|id| (NodeId(id), PeerAddress::default()))
-            .collect();
-        config.entry_bytes_max = 16 << 10;
+        let mut config = ReplicaConfig::new(CLUSTER, NodeId(self.id), boot);
+        config.entry_bytes_max = 600 << 10;
         config.checkpoint_every = Duration::from_millis(300);
         config.snapshot_bytes = 32 << 10;
         config.recycle_every = Duration::from_millis(400);
-        // Peers are not sent snapshots yet: however long a node is away, its entries must be kept.
-        config.log_bytes_kept = options.trouble.as_secs() * (24 << 10);
-        config.planted_leader_restore = options.planted_leader_restore;
+        // So little that nodes which were away take snapshots.
+        config.log_bytes_kept = 48 << 10;
+        // So little that bodies are compacted all the time.
+        config.dead_bytes_max = 16 << 10;
+        // So little that a transfer has many moments to be disturbed at, and a reader that is too slow
+        // is let go.
+        config.snapshot_piece_bytes = 4 << 10;
+        config.hold_bytes_max = 512 << 10;
+        config.planted_leader_restore = options.planted == Some(Planted::LeaderRestore);
         let storage = Storage {
             log,
             checkpoint: Box::new(Reopen(self.checkpoint.clone())),
@@ -134,36 +318,113 @@ impl SimNode {
         if running.life.panicked() {
             history.violation(format!("n{} panicked", self.id));
         }
+        if let Some(reason) = self.failure(&running) {
+            history.violation(format!("n{} stopped itself: {reason}", self.id));
+        }
+        count_compactions(&running, history);
+        let status = running.broker.replica().status();
+        let durable = running.broker.replica().figures().log_durable_index;
+        let kept = |entry: &(u64, u64)| Some(entry.1) <= durable;
+        history.membership_kept(self.id, status.members_entry.filter(kept));
         running.life.kill();
         self.disk.crash(self.dice.next());
         self.snapshots.crash(self.dice.next());
         self.checkpoint.crash(self.dice.next());
+        self.may_stop = self.disk_fails;
+    }
+
+    /// Why it stopped itself, where it had no reason to.
+    fn failure(&self, running: &Reachable) -> Option<String> {
+        let reason = running.broker.replica().failure().borrow().clone();
+        reason.filter(|_| !self.may_stop && !self.leaving)
+    }
+
+    /// Whether it must be started again: its disk stopped, or it stopped itself.
+    pub(crate) fn is_over(&self) -> bool {
+        let failed = |running: &Reachable| running.broker.replica().failure().borrow().is_some();
+        let stopped = self.disk.stopped() || self.snapshots.stopped();
+        stopped || self.running.as_ref().is_some_and(failed)
     }
 
     /// Lets the disk stop a few operations ahead, so that a crash finds a write without its sync.
     pub(crate) fn stop_disk_soon(&mut self) {
-        let at = self.disk.ops() + self.dice.below(6);
-        let point = if self.dice.percent(50) {
-            StopPoint::Before(at)
-        } else {
-            StopPoint::After(at)
+        if self.running.is_none() {
+            return;
+        }
+        self.may_stop = true;
+        stop_soon(&self.disk, &mut self.dice);
+    }
+
+    /// The same, where a snapshot is written: its file, or its bodies.
+    pub(crate) fn stop_snapshot_soon(&mut self) {
+        self.may_stop = true;
+        let disk = match self.dice.percent(50) {
+            true => &self.snapshots,
+            false => &self.disk,
         };
-        self.disk.stop_at(point);
+        stop_soon(disk, &mut self.dice);
     }
 
-    /// Whether the disk stopped.
-    pub(crate) fn disk_stopped(&self) -> bool {
-        self.disk.stopped()
+    /// One of the next operations fails, on the log's disk or on that of the snapshots.
+    pub(crate) fn fail_disk_soon(&mut self) {
+        (self.may_stop, self.disk_fails) = (true, true);
+        let kinds = [OpKind::Read, OpKind::Write, OpKind::Sync, OpKind::Name];
+        let fault = Fault {
+            kind: kinds[self.dice.below(kinds.len() as u64) as usize],
+            name_prefix: String::new(),
+            skip: self.dice.below(20),
+            count: self.dice.between(1, 3),
+            os_error: libc::EIO,
+        };
+        if self.dice.percent(70) {
+            self.disk.add_fault(fault);
+        } else {
+            self.snapshots.add_fault(fault);
+        }
     }
 
-    pub(crate) fn set_sync_us_max(&self, us: u64) {
-        self.sync_us_max.store(us, Ordering::Relaxed);
+    /// Leaves the disk hardly any room.
+    pub(crate) fn fill_disk(&mut self) {
+        (self.may_stop, self.disk_fails) = (true, true);
+        let room = self.dice.below(64 << 10);
+        self.disk.set_capacity(Some(self.disk.used_bytes() + room));
     }
+
+    /// The disk has all its room and its speed again.
+    pub(crate) fn calm_disk(&mut self) {
+        self.disk.set_capacity(None);
+        self.disk.clear_faults();
+        self.snapshots.clear_faults();
+        self.disk_fails = false;
+        self.sync_us.set(CALM_SYNC_US);
+    }
+
+    /// What writes and syncs take from now on.
+    pub(crate) fn slow_disk(&self, first_us: u64, last_us: u64) {
+        self.sync_us.set((first_us, last_us));
+    }
+}
+
+fn stop_soon(disk: &SimDisk, dice: &mut Dice) {
+    let at = disk.ops() + dice.below(6);
+    let point = if dice.percent(50) {
+        StopPoint::Before(at)
+    } else {
+        StopPoint::After(at)
+    };
+    disk.stop_at(point);
+}
+
+/// Counts what one life compacted.
+pub(crate) fn count_compactions(node: &Reachable, history: &History) {
+    let counts = node.broker.replica().compactions();
+    let jobs = counts.jobs.load(Ordering::Relaxed);
+    history.count(|counts| counts.compactions += jobs);
 }
 
 /// Drives the log's writer: every write and sync takes its seeded time, and happens at the end of
 /// it. What waits is lost when the life ends before.
-async fn write_log(log: Log, mut writer: LogWriter, sync_us_max: Arc<AtomicU64>, mut dice: Dice) {
+async fn write_log(log: Log, mut writer: LogWriter, sync_us: Arc<SyncTime>, mut dice: Dice) {
     let work = Arc::new(Notify::new());
     let wake = work.clone();
     log.on_work(Box::new(move || wake.notify_one()));
@@ -177,8 +438,13 @@ async fn write_log(log: Log, mut writer: LogWriter, sync_us_max: Arc<AtomicU64>,
             writer.mark_idle();
             work.notified().await;
         }
-        let us = dice.between(100, sync_us_max.load(Ordering::Relaxed));
-        tokio::time::sleep(Duration::from_micros(us)).await;
+        let (first, last) = sync_us.get();
+        let span = Duration::from_micros(dice.between(first, last));
+        let until = Instant::now() + span;
+        // A disk that hung and is well again is done at once.
+        while Instant::now() < until && (span < SYNC_LOOK || sync_us.get() == (first, last)) {
+            tokio::time::sleep_until(until.min(Instant::now() + SYNC_LOOK)).await;
+        }
         writer.step();
     }
 }

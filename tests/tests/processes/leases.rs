@@ -86,6 +86,9 @@ async fn expiry_hands_on_and_the_stale_receipt_is_told(cluster: &Cluster) {
         (second.message_id, body(&second))
     );
     assert_ne!(first.receipt, second.receipt);
+    // From here on it is held for longer than this takes.
+    let held = settle_one(&b, "short", &second.receipt, SettleKind::Extend).await;
+    assert_eq!(held, SettleOutcome::Ok);
 
     // The stale receipt changes nothing, on any node and by any kind.
     for kind in [

@@ -1,5 +1,7 @@
 //! The command line, as `--help` shows it.
 
+mod backup;
+mod cluster;
 mod message;
 mod node;
 mod queue;
@@ -12,8 +14,10 @@ use clap_complete::Shell;
 use crate::failure::EXIT_CODES;
 use crate::units::parse_duration;
 
+pub(crate) use backup::{Backup, BackupVerb, Restore};
+pub(crate) use cluster::Cluster;
 pub(crate) use message::{Consume, Publish, Receive, Settle, SettleHow};
-pub(crate) use node::{Dev, LogFormat, Serve};
+pub(crate) use node::{Dev, Serve};
 pub(crate) use queue::{Peek, Queue, QueueOptions, State};
 
 /// Ticketrail: a replicated message broker. Every confirmed message is on the disks of a majority.
@@ -77,9 +81,11 @@ pub(crate) enum Verb {
     /// Create, list and delete namespaces
     #[command(subcommand)]
     Namespace(Namespace),
-    /// Look at the cluster
+    /// Look at the cluster, and change who belongs to it
     #[command(subcommand)]
     Cluster(Cluster),
+    Backup(Backup),
+    Restore(Restore),
     /// Print the completion script of a shell
     Completions {
         /// Which shell
@@ -103,12 +109,6 @@ pub(crate) enum Namespace {
         /// The name
         name: String,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Cluster {
-    /// Show the nodes: who leads, who is up, how far each one is
-    Status,
 }
 
 #[cfg(test)]
@@ -142,6 +142,17 @@ mod tests {
             "ticketrail settle orders AAAA --nack --delay 5s",
             "ticketrail consume orders --exec cat --count 5 --jobs 2",
             "ticketrail --output json cluster status --endpoints a:1 --timeout 2s",
+            "ticketrail cluster status --watch",
+            "ticketrail cluster add 4 --peer d:7500 --client d:7400 --wait",
+            "ticketrail cluster promote 4 --wait --timeout 10m",
+            "ticketrail cluster demote 4",
+            "ticketrail cluster remove 4",
+            "ticketrail cluster transfer",
+            "ticketrail cluster transfer 2",
+            "ticketrail serve --node-id 4 --join a:7400,b:7400 --learner",
+            "ticketrail backup --to b",
+            "ticketrail --output json backup verify b",
+            "ticketrail restore --from b --config node.toml --node-id 1",
             "ticketrail completions bash",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -160,6 +171,9 @@ mod tests {
             "ticketrail settle orders AAAA --ack --delay 5s",
             "ticketrail queue create orders --lease soon",
             "ticketrail dev --nodes 0",
+            "ticketrail backup",
+            "ticketrail backup --to b verify b",
+            "ticketrail restore --config node.toml",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -45,7 +45,7 @@ pub(super) fn text(plan: &Plan, seen: &GetClusterResponse, pids: &BTreeMap<u64, 
 }
 
 pub(super) fn table(plan: &Plan, seen: &GetClusterResponse, pids: &BTreeMap<u64, u32>) -> String {
-    let mut table = show::table(&["NODE", "ROLE", "#PID", "CLIENTS", "PEERS", "LOG"]);
+    let mut table = show::table(&["NODE", "ROLE", "#PID", "CLIENTS", "PEERS", "METRICS", "LOG"]);
     for id in plan.ids() {
         let role = seen
             .nodes
@@ -65,6 +65,7 @@ pub(super) fn table(plan: &Plan, seen: &GetClusterResponse, pids: &BTreeMap<u64,
             pids.get(&id).map_or_else(|| "-".to_owned(), u32::to_string),
             format!("http://{}", plan.client_address(id)),
             plan.peer_address(id),
+            plan.metrics_address(id),
             plan.log_file(id).display().to_string(),
         ]);
     }

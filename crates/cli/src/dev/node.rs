@@ -60,6 +60,7 @@ pub(super) fn start(plan: &Plan, id: u64, exits: mpsc::Sender<Exit>) -> Result<P
         .args(["--node-id", &id.to_string()])
         .args(["--listen", &plan.client_address(id)])
         .args(["--peer-listen", &plan.peer_address(id)])
+        .args(["--metrics-listen", &plan.metrics_address(id)])
         .arg("--data-dir")
         .arg(plan.node_dir(id))
         .args(["--bootstrap", &plan.bootstrap()])

@@ -12,6 +12,8 @@ use crate::failure::{Failure, Result};
 
 /// How far behind the clients' ports those of the peers are.
 const PEER_PORTS: u16 = 100;
+/// How far behind the clients' ports those of the metrics are.
+const METRICS_PORTS: u16 = 200;
 /// How much of a log is shown when a node does not start.
 const TAIL_BYTES: u64 = 4 * 1024;
 const TAIL_LINES: usize = 12;
@@ -39,6 +41,7 @@ impl Plan {
         for id in plan.ids() {
             plan.check_port(plan.client_port(id))?;
             plan.check_port(plan.peer_port(id))?;
+            plan.check_port(plan.metrics_port(id))?;
         }
         Ok(plan)
     }
@@ -69,6 +72,10 @@ impl Plan {
 
     pub(super) fn peer_address(&self, id: u64) -> String {
         format!("127.0.0.1:{}", self.peer_port(id))
+    }
+
+    pub(super) fn metrics_address(&self, id: u64) -> String {
+        format!("127.0.0.1:{}", self.metrics_port(id))
     }
 
     pub(super) fn endpoints(&self) -> Vec<String> {
@@ -113,6 +120,10 @@ impl Plan {
         let text = read().unwrap_or_else(|error| error.to_string());
         let lines: Vec<_> = text.lines().map(|line| format!("  {line}")).collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+
+    fn metrics_port(&self, id: u64) -> u16 {
+        self.client_port(id) + METRICS_PORTS
     }
 
     fn client_port(&self, id: u64) -> u16 {

@@ -1,5 +1,6 @@
 //! One file per noun or verb. Each takes its arguments and a [`Context`], and prints what it did.
 
+mod backup;
 mod cluster;
 mod completions;
 mod consume;
@@ -11,7 +12,7 @@ mod suggest;
 
 use ticketrail_client::{Client, ClientOptions};
 
-use crate::args::{Arguments, Cluster, Global, Namespace, Queue, Verb};
+use crate::args::{Arguments, Global, Namespace, Queue, Verb};
 use crate::failure::{Effect, Result};
 use crate::show::Show;
 use crate::{dev, serve};
@@ -69,6 +70,8 @@ async fn dispatch(arguments: Arguments) -> Result {
         Verb::Consume(args) => consume::run(&context()?, args).await,
         Verb::Queue(verb) => queue::run(&context()?, verb).await,
         Verb::Namespace(verb) => namespace::run(&context()?, verb).await,
-        Verb::Cluster(Cluster::Status) => cluster::status(&context()?).await,
+        Verb::Cluster(verb) => cluster::run(&context()?, verb).await,
+        Verb::Backup(args) => backup::run(&context()?, args).await,
+        Verb::Restore(args) => backup::restore(Show::new(arguments.global.output), args).await,
     }
 }

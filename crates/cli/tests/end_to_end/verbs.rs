@@ -169,6 +169,15 @@ fn a_killed_leader_is_told_and_comes_back(dev: &mut Dev) {
     assert_eq!(stored[0]["stored"], 1);
     let down = |node: &&Value| node["up"] == false;
     let status = dev.json(&["cluster", "status"]);
+    // Who answers tells what it takes of its disk.
+    for node in status[0]["nodes"].as_array().unwrap() {
+        let log_bytes = node["disk"]["log_bytes"].as_u64();
+        assert_eq!(
+            log_bytes.is_some_and(|bytes| bytes > 0),
+            node["up"] == true,
+            "{node}"
+        );
+    }
     assert_eq!(
         status[0]["nodes"]
             .as_array()

@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::convert;
 use crate::error::{CONNECT_FAILED, CONNECTION_BROKEN, Error, Result};
 use crate::pool::Pick;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, TurnedAway};
 
 /// Frames between the driver and the connection.
 const FRAMES_MAX: usize = 4;
@@ -30,6 +30,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long settling by receipt may hold up taking the session over, whose grace is limited.
 const SETTLE_FIRST_MAX: Duration = Duration::from_secs(2);
+/// How long a node that stops may take to answer the settlements that were sent to it, before the session goes
+/// to another node without their answers.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// How long the server may take to drain and end a stream.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,6 +55,8 @@ struct Session {
     /// Since when a settlement waits for an answer.
     waiting_since: Option<Instant>,
     next_extension: Instant,
+    /// Since when the node is known to stop.
+    leaving_since: Option<Instant>,
 }
 
 /// How a stream ended.
@@ -60,6 +65,8 @@ enum End {
     Closed,
     /// Connect again.
     Broken(Error),
+    /// The node stops, and has answered what was asked of it: take the session to another one.
+    Left,
     /// The consumer is over.
     Fatal(Error),
 }
@@ -83,11 +90,17 @@ impl Driver {
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::default();
         let mut down_since = Instant::now();
+        let mut turned_away = TurnedAway::default();
         loop {
             let error = match self.stream(&mut backoff, &mut down_since).await {
                 End::Closed => return self.finish(None).await,
                 End::Fatal(error) => return self.finish(Some(error)).await,
                 End::Broken(error) => error,
+                End::Left => {
+                    self.shared.lock().ledger.stream_broke();
+                    turned_away.reset();
+                    continue;
+                }
             };
             self.shared.lock().ledger.stream_broke();
             let limit = match self.opened {
@@ -111,6 +124,9 @@ impl Driver {
                 reason = error.reason(),
                 "consume stream broke; connecting again"
             );
+            if turned_away.ask_next(&error, self.options.client.shared.pool.len()) {
+                continue;
+            }
             tokio::time::sleep(backoff.next().max(error.retry_after().unwrap_or_default())).await;
         }
     }
@@ -140,12 +156,8 @@ impl Driver {
         self.begin(&mut session, opened);
         let end = self.drive(&mut session, backoff).await;
         *down_since = Instant::now();
-        if matches!(end, End::Broken(_)) {
-            self.options
-                .client
-                .shared
-                .pool
-                .failed(pick.index, Instant::now());
+        if let End::Broken(error) = &end {
+            self.stream_failed(&pick, error);
         }
         end
     }
@@ -156,14 +168,19 @@ impl Driver {
             return End::Broken(error);
         }
         if error.is_retryable() || error.is_connection() {
-            self.options
-                .client
-                .shared
-                .pool
-                .failed(pick.index, Instant::now());
+            self.stream_failed(pick, &error);
             return End::Broken(error);
         }
         End::Fatal(error)
+    }
+
+    /// A stream breaks for what is wrong with its node, whatever the words.
+    fn stream_failed(&self, pick: &Pick, error: &Error) {
+        let pool = &self.options.client.shared.pool;
+        match error.names_others() {
+            true => pool.note(pick.index, error, Instant::now()),
+            false => pool.failed(pick.index, Instant::now()),
+        }
     }
 
     async fn open(&self, pick: Pick) -> Result<(Session, v1::ConsumeOpened)> {
@@ -202,6 +219,7 @@ impl Driver {
                         pick,
                         waiting_since,
                         next_extension,
+                        leaving_since: None,
                     };
                     return Ok((session, opened));
                 }
@@ -228,11 +246,16 @@ impl Driver {
             if self.shared.lock().closing {
                 return self.drain(session).await;
             }
-            if let Err(error) = self.send_wishes(session).await {
+            if session.is_leaving() {
+                // What waits goes to the next node; what was sent is answered by this one.
+                if session.has_left() || !self.shared.lock().ledger.is_waiting() {
+                    return End::Left;
+                }
+            } else if let Err(error) = self.send_wishes(session).await {
                 return End::Broken(error);
             }
             let prefetch = self.shared.lock().prefetch;
-            if prefetch != told_prefetch {
+            if prefetch != told_prefetch && !session.is_leaving() {
                 told_prefetch = prefetch;
                 let credit = v1::ConsumeCredit {
                     prefetch: prefetch.unwrap_or(1),
@@ -349,6 +372,13 @@ impl Driver {
                 let error = cancelled.refusal.as_ref().map(Error::from);
                 return Some(error.map_or_else(|| End::Broken(ended(&session.pick)), stream_error));
             }
+            Some(In::GoAway(go_away)) => {
+                let now = Instant::now();
+                let addresses = go_away.addresses.iter().map(String::as_str);
+                let pool = &self.options.client.shared.pool;
+                pool.leaves(session.pick.index, addresses, now);
+                session.leaving_since = Some(now);
+            }
             Some(In::Opened(_) | In::Drained(_)) | None => {}
         }
         None
@@ -370,7 +400,7 @@ impl Driver {
                 drained |= matches!(&response, Ok(Some(response)) if matches!(response.frame, Some(In::Drained(_))));
                 match self.handle(session, response) {
                     None => self.shared.lock().ledger.release_buffer(),
-                    Some(End::Closed) => break,
+                    Some(End::Closed | End::Left) => break,
                     Some(End::Broken(error) | End::Fatal(error)) => return Err(error),
                 }
             }
@@ -399,6 +429,15 @@ impl Session {
         }
     }
 
+    fn is_leaving(&self) -> bool {
+        self.leaving_since.is_some()
+    }
+
+    fn has_left(&self) -> bool {
+        self.leaving_since
+            .is_some_and(|since| since.elapsed() >= LEAVE_MAX)
+    }
+
     fn is_silent(&self) -> bool {
         self.waiting_since
             .is_some_and(|since| since.elapsed() >= SILENCE_MAX)
@@ -408,7 +447,11 @@ impl Session {
         let extension = self
             .next_extension
             .saturating_duration_since(Instant::now());
-        extension.clamp(Duration::from_millis(10), Duration::from_secs(1))
+        let longest = match self.leaving_since {
+            Some(since) => LEAVE_MAX.saturating_sub(since.elapsed()),
+            None => Duration::from_secs(1),
+        };
+        extension.min(longest).max(Duration::from_millis(10))
     }
 }
 

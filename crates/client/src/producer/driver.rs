@@ -14,8 +14,9 @@ use super::window::{Progress, Window};
 use super::{Command, OpenedProducer, Reply};
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::pool::Pick;
 use crate::publish::Published;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, TurnedAway};
 
 /// How many messages may be unconfirmed, whatever the server would allow.
 const UNCONFIRMED_MAX: usize = 1_024;
@@ -42,6 +43,8 @@ pub(super) struct Driver {
 
 /// One open stream.
 struct Session {
+    /// Of the node among the endpoints.
+    index: usize,
     outbound: mpsc::Sender<v1::PublishStreamRequest>,
     inbound: Streaming<v1::PublishStreamResponse>,
     endpoint: String,
@@ -59,6 +62,8 @@ enum End {
     Closed,
     /// Connect again.
     Broken(Error),
+    /// The node stops, and all that it took is confirmed: connect to another one.
+    Left,
     /// No message can be stored any more.
     Fatal(Error),
 }
@@ -91,6 +96,7 @@ impl Driver {
 
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::default();
+        let mut turned_away = TurnedAway::default();
         loop {
             // No stream is opened before there is something to send.
             if self.window.is_empty() && !self.wait_for_work().await {
@@ -100,6 +106,10 @@ impl Driver {
                 End::Closed => return,
                 End::Fatal(error) => return self.fail(error),
                 End::Broken(error) => error,
+                End::Left => {
+                    turned_away.reset();
+                    continue;
+                }
             };
             if self.is_stuck_for_too_long() || !error_invites_retry(&error) {
                 return self.fail(error);
@@ -108,6 +118,9 @@ impl Driver {
                 reason = error.reason(),
                 "publish stream broke; connecting again"
             );
+            if turned_away.ask_next(&error, self.client.shared.pool.len()) {
+                continue;
+            }
             let pause = backoff.next().max(error.retry_after().unwrap_or_default());
             tokio::time::sleep(pause.min(self.give_up_after)).await;
         }
@@ -146,7 +159,7 @@ impl Driver {
 
     async fn session(&mut self, backoff: &mut Backoff) -> End {
         let pick = self.client.shared.pool.pick(Instant::now());
-        let opening = self.open(&pick.endpoint, pick.channel.clone());
+        let opening = self.open(pick.clone());
         let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
             Ok(opened) => opened,
             Err(_) => Err(Error::timed_out(&pick.endpoint, OPEN_TIMEOUT)),
@@ -159,13 +172,24 @@ impl Driver {
             }
             Err(error) => End::Broken(error),
         };
-        if let End::Broken(_) = &end {
-            self.client.shared.pool.failed(pick.index, Instant::now());
+        let pool = &self.client.shared.pool;
+        match &end {
+            // A stream breaks for what is wrong with its node, whatever the words.
+            End::Broken(error) if error.names_others() => {
+                pool.note(pick.index, error, Instant::now());
+            }
+            End::Broken(_) => pool.failed(pick.index, Instant::now()),
+            End::Left | End::Closed | End::Fatal(_) => {}
         }
         end
     }
 
-    async fn open(&self, endpoint: &str, channel: tonic::transport::Channel) -> Result<Session> {
+    async fn open(&self, pick: Pick) -> Result<Session> {
+        let Pick {
+            index,
+            endpoint,
+            channel,
+        } = pick;
         let (outbound, frames) = mpsc::channel(FRAMES_MAX);
         let open = v1::PublishOpen {
             namespace: self.client.namespace.clone(),
@@ -178,7 +202,7 @@ impl Driver {
         outbound
             .try_send(first)
             .expect("the channel is new and has room");
-        let failed = |status: &tonic::Status| Error::from_status(status, endpoint);
+        let failed = |status: &tonic::Status| Error::from_status(status, &endpoint);
         let mut inbound = Client::publisher(channel)
             .publish_stream(ReceiverStream::new(frames))
             .await
@@ -190,9 +214,10 @@ impl Driver {
                     frame: Some(In::Opened(opened)),
                 }) => {
                     return Ok(Session {
+                        index,
                         outbound,
                         inbound,
-                        endpoint: endpoint.to_owned(),
+                        endpoint,
                         credit_messages: opened.credit_messages as usize,
                         credit_bytes: usize::try_from(opened.credit_bytes).unwrap_or(usize::MAX),
                         blocked: false,
@@ -202,7 +227,7 @@ impl Driver {
                     });
                 }
                 Some(_) => {}
-                None => return Err(session_ended(endpoint)),
+                None => return Err(session_ended(&endpoint)),
             }
         }
     }
@@ -299,8 +324,21 @@ impl Driver {
             }
             Some(In::Flow(flow)) => {
                 session.blocked = flow.blocked;
+                if flow.blocked {
+                    // What is told where the pause outlasts the caller's patience.
+                    let message = "the node takes no messages at the moment";
+                    let code = tonic::Code::ResourceExhausted;
+                    session.last_refusal = Some(Error::new(code, &flow.reason, message));
+                }
                 session.credit_messages = flow.credit_messages as usize;
                 session.credit_bytes = usize::try_from(flow.credit_bytes).unwrap_or(usize::MAX);
+            }
+            Some(In::GoAway(go_away)) => {
+                let addresses = go_away.addresses.iter().map(String::as_str);
+                let pool = &self.client.shared.pool;
+                pool.leaves(session.index, addresses, Instant::now());
+                self.window.not_taken();
+                return Some(End::Left);
             }
             Some(In::Opened(_)) | None => {}
         }

@@ -104,6 +104,11 @@ impl<R> Window<R> {
         self.send_again();
     }
 
+    /// The node confirmed all that it took: what is unconfirmed was surely not stored, and goes elsewhere.
+    pub(super) fn not_taken(&mut self) {
+        self.send_again();
+    }
+
     fn send_again(&mut self) {
         self.sent = 0;
         self.sent_bytes = 0;
@@ -411,6 +416,20 @@ mod tests {
         answers(&mut window, confirm(2, &[(1, 2, 70)]));
         window.restart();
         assert_eq!(send(&mut window), (3, 3));
+    }
+
+    #[test]
+    fn what_a_node_that_stops_did_not_take_was_surely_not_stored() {
+        let mut window = window(3);
+        send(&mut window);
+        answers(&mut window, confirm(1, &[(1, 1, 70)]));
+        window.not_taken();
+        let error = Error::new(Code::Unavailable, "NO_LEADER", "");
+        let mut unknown = Vec::new();
+        window.fail(&error, |_, result| {
+            unknown.push(result.unwrap_err().is_outcome_unknown());
+        });
+        assert_eq!(unknown, [false, false]);
     }
 
     #[test]

@@ -141,7 +141,7 @@ mod tests {
         script.settle(vec![range(1, 1, 2, crate::command::SettleKind::Ack)]);
         assert_eq!(script.events, vec!["s1 gets 3@4 x1"]);
         let told = in_words(&script.state.held(SessionId(1)));
-        assert_eq!(told, vec!["0@1 x1", "2@3 x1", "3@4 x1"]);
+        assert_eq!(told, vec!["0@1 x1", "2-3@3 x1"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `CreateQueue`.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::{Answer, check_name, check_settings};
@@ -64,7 +65,7 @@ impl State {
             next_turn: 0,
             next_attempt: 0,
         };
-        self.queues.insert(id, Queue::new(id, row));
+        self.queues.insert(id, Box::new(Queue::new(id, row)));
         self.shared.touch(id);
         if let Some(namespace) = self.namespaces.get_unmarked(&command.namespace) {
             namespace.queues.insert(command.queue.clone(), id);

@@ -14,7 +14,7 @@ use crate::state::State;
 impl State {
     pub(super) fn delete_queue(&mut self, command: &DeleteQueue) -> Answer {
         let id = self.find_queue(&command.namespace, &command.queue)?;
-        let messages = self.queues.get(&id).map_or(0, Queue::messages);
+        let messages = self.queues.get(&id).map_or(0, |queue| queue.messages());
         if command.if_empty && messages > 0 {
             return Err(Rejection::QueueNotEmpty { messages });
         }
@@ -23,7 +23,7 @@ impl State {
             for session in &queue.sessions {
                 self.end_with_queue(*session, &queue);
             }
-            self.remove_queue(queue);
+            self.remove_queue(*queue);
         }
         Ok(Outcome::Deleted { messages })
     }

@@ -2,6 +2,7 @@
 //!
 //! Each effect begins only when every check has passed, so that a [`Rejection`] leaves no trace.
 
+mod admit_node;
 mod attach_consumer;
 mod bootstrap;
 mod create_namespace;
@@ -14,6 +15,7 @@ mod open_producer;
 mod publish;
 mod purge_queue;
 mod receive;
+mod retire_node;
 mod sessions_lost;
 mod set_prefetch;
 mod set_version;
@@ -55,6 +57,8 @@ impl State {
             Command::Settle(command) => self.settle(command),
             Command::NodeBooted(command) => self.node_booted(command),
             Command::SessionsLost(command) => self.sessions_lost(command),
+            Command::AdmitNode(command) => self.admit_node(command),
+            Command::RetireNode(command) => self.retire_node(command),
         }
     }
 }

@@ -16,8 +16,8 @@ impl State {
     }
 
     /// Disconnects the connected sessions of these owners, in the order of their ids.
-    pub(super) fn disconnect_all(&mut self, lost: impl Fn(Owner) -> bool) {
-        let sessions = self.shared.sessions.map().iter();
+    pub(crate) fn disconnect_all(&mut self, lost: impl Fn(Owner) -> bool) {
+        let sessions = self.shared.sessions.iter();
         let sessions: Vec<SessionId> = sessions
             .filter(|(_, session)| session.connected() && lost(session.row.owner))
             .map(|(id, _)| *id)

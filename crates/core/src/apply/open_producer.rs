@@ -16,7 +16,7 @@ impl State {
         if let Some(name) = &command.name {
             check_name("name", name)?;
         }
-        let Some(namespace) = self.namespaces.map().get(&command.namespace) else {
+        let Some(namespace) = self.namespaces.get(&command.namespace) else {
             return Err(Rejection::NamespaceNotFound {
                 namespace: command.namespace.clone(),
             });

@@ -3,7 +3,6 @@
 use super::Answer;
 use crate::command::PurgeQueue;
 use crate::outcome::Outcome;
-use crate::shared::Timer;
 use crate::state::State;
 
 impl State {
@@ -19,13 +18,13 @@ impl State {
             messages = messages.saturating_add(count);
         }
         while command.include_delayed
-            && let Some((offset, due)) = queue.delayed.first()
+            && let Some((first, span)) = queue.delayed.first()
         {
-            let (offset, due) = (*offset, *due);
-            shared.timers.remove(&(due, Timer::Delay(id, offset)));
-            queue.delayed.remove(&offset);
-            queue.forget(offset, 1, shared);
-            messages = messages.saturating_add(1);
+            let Some(count) = queue.end_delay(first, span.count, shared) else {
+                break;
+            };
+            queue.forget(first, count, shared);
+            messages = messages.saturating_add(count);
         }
         queue.counters.purged = queue.counters.purged.saturating_add(messages);
         Ok(Outcome::Purged { messages })

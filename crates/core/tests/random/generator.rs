@@ -333,8 +333,17 @@ impl Generator {
 
     fn node(&mut self) -> Command {
         let Owner { node, boot, .. } = self.owner();
-        if self.random.one_in(2) {
-            return Command::NodeBooted(NodeBooted { node, boot });
+        match self.random.below(8) {
+            0 => {
+                let (node, disk) = (NodeId(self.number(5)), DiskId(self.number(2).into()));
+                return Command::AdmitNode(AdmitNode { node, disk });
+            }
+            1 => {
+                let node = NodeId(self.number(9));
+                return Command::RetireNode(RetireNode { node });
+            }
+            2..=4 => return Command::NodeBooted(NodeBooted { node, boot }),
+            _ => {}
         }
         Command::SessionsLost(SessionsLost { node, boot })
     }

@@ -120,6 +120,82 @@ const WANTED: &str = "
     count purged, count acknowledged,
     ended Closed, ended GraceOver, ended QueueDeleted";
 
+/// All bodies that messages refer to, as the queues tell them.
+fn live_bodies(state: &State) -> Vec<BodyRef> {
+    let queues = (1..200).map(QueueId);
+    let mut live: Vec<BodyRef> = queues
+        .flat_map(|id| state.peek(id, None, Offset(0), usize::MAX))
+        .map(|message| message.body)
+        .collect();
+    live.sort_unstable();
+    live
+}
+
+fn bodies_of(run: LiveRun) -> impl Iterator<Item = BodyRef> {
+    (0..run.count).map(move |k| BodyRef {
+        item: run.body.item + k,
+        ..run.body
+    })
+}
+
+/// A survey of a state that stands still tells exactly what is live.
+fn check_survey(state: &mut State, seed: u64) {
+    let mut told = Vec::new();
+    let mut messages = 0;
+    let mut at = Some(state.begin_survey());
+    while let Some(from) = at {
+        at = state.survey(from, 1 + (seed % 5) as usize, &mut |run| {
+            messages += u64::from(run.count);
+            told.extend(bodies_of(run));
+        });
+    }
+    told.sort_unstable();
+    assert_eq!(told, live_bodies(state), "seed {seed}");
+    assert_eq!(state.end_survey(), Some(Vec::new()), "seed {seed}");
+    let (live, left) = state.live_in(0, u64::MAX, usize::MAX);
+    assert_eq!((live.messages, left), (messages, None), "seed {seed}");
+}
+
+/// A survey of a state that goes on changing tells, with what moved meanwhile, whatever is live at its
+/// end and was published before it began.
+#[test]
+fn a_survey_misses_nothing_while_messages_come_move_and_go() {
+    let (mut surveys, mut only_moved) = (0, 0);
+    for seed in seeds(20) {
+        let mut generator = Generator::new(seed + 5_000, false);
+        let mut state = bootstrapped();
+        let mut told = BTreeSet::new();
+        let mut began = 1;
+        let mut at = state.begin_survey();
+        for index in 2..400 {
+            let entry = generator.entry(&state);
+            let applied = state.apply(index, &entry).expect("goes on");
+            generator.learn(&applied);
+            let next = state.survey(at, 2, &mut |run| told.extend(bodies_of(run)));
+            if let Some(next) = next {
+                at = next;
+                continue;
+            }
+            let moved: BTreeSet<BodyRef> =
+                state.end_survey().expect("few move").into_iter().collect();
+            for body in live_bodies(&state) {
+                let is_told = told.contains(&body);
+                assert!(
+                    is_told || moved.contains(&body) || body.position.index > began,
+                    "seed {seed}, index {index}: {body:?} was missed"
+                );
+                only_moved += u64::from(!is_told && body.position.index <= began);
+            }
+            surveys += 1;
+            told.clear();
+            began = index;
+            at = state.begin_survey();
+        }
+    }
+    assert!(surveys > 100, "only {surveys} surveys");
+    assert!(only_moved > 0, "no message moved behind a survey's back");
+}
+
 /// Two ways to look at a queue agree.
 fn check_views(state: &State, seed: u64) {
     for id in (1..200).map(QueueId) {
@@ -132,6 +208,7 @@ fn check_views(state: &State, seed: u64) {
             *seen.entry(message.state).or_insert(0) += 1;
             let index = message.body.position.index;
             assert!(state.body_is_live(index, index), "seed {seed}");
+            assert!(state.is_live(id, message.offset), "seed {seed}");
         }
         let of = |state| seen.get(&state).copied().unwrap_or(0);
         let peeked = [
@@ -210,6 +287,7 @@ fn a_restored_state_goes_on_like_the_one_it_was_taken_from() {
                 }
                 twin = Some(State::restore(rows).expect("rows of a state"));
                 check_views(&state, seed);
+                check_survey(&mut state, seed);
             }
         }
     }

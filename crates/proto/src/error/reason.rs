@@ -108,6 +108,28 @@ reasons! {
     AlreadyBootstrapped = "ALREADY_BOOTSTRAPPED" => FailedPrecondition,
     /// The state machine is at a higher version already.
     VersionTooLow = "VERSION_TOO_LOW" => FailedPrecondition,
+    /// The node id belongs to another disk, or to a node that was removed; take a new one.
+    NodeIdUsed = "NODE_ID_USED" => FailedPrecondition,
+    /// No member of the cluster has this node id.
+    NodeNotFound = "NODE_NOT_FOUND" => NotFound,
+    /// This node was removed from the cluster.
+    NodeRemoved = "NODE_REMOVED" => FailedPrecondition,
+    /// The node does not answer at its address.
+    NodeUnreachable = "NODE_UNREACHABLE" => FailedPrecondition,
+    /// The node is too far behind to vote or to lead; metadata `lag_entries` where known.
+    NodeLags = "NODE_LAGS" => FailedPrecondition,
+    /// The node does not vote, so it cannot lead.
+    NotAVoter = "NOT_A_VOTER" => FailedPrecondition,
+    /// The voters that are left would be no majority; metadata `missing` names who does not answer.
+    NoMajority = "NO_MAJORITY" => FailedPrecondition,
+    /// Another change of the members is under way; one at a time.
+    ChangeInProgress = "CHANGE_IN_PROGRESS" => Aborted,
+    /// The leadership was not taken over in time.
+    TransferFailed = "TRANSFER_FAILED" => Aborted,
+    /// The cluster remembers as many node ids as it may.
+    TooManyNodes = "TOO_MANY_NODES" => ResourceExhausted,
+    /// A backup was read so slowly that what it refers to is not kept any more.
+    BackupTooSlow = "BACKUP_TOO_SLOW" => Aborted,
     /// Stored or sent bytes do not decode.
     Corrupt = "CORRUPT" => DataLoss,
     /// A broken invariant of ours.

@@ -54,6 +54,7 @@ impl From<&Rejection> for Problem {
                 Reason::SessionNotFound,
                 "the consumer session has ended, or is served elsewhere; open a new one",
             ),
+            Rejection::NodeIdUsed { node, retired } => node_id_used(node.0, *retired),
             Rejection::TooMany { what, limit } => too_many(what, *limit),
             Rejection::BatchRefused => Problem::new(
                 Reason::BatchRefused,
@@ -96,11 +97,27 @@ fn queue_exists(differs: &[&'static str]) -> Problem {
     })
 }
 
+fn node_id_used(node: u64, retired: bool) -> Problem {
+    let message = if retired {
+        format!(
+            "node {node} was removed from the cluster and its id is never used again; \
+             start it with an empty data folder under a new id with --join"
+        )
+    } else {
+        format!(
+            "the cluster knows node {node} with another disk, and what it promised was on that one; \
+             start this one with an empty data folder under a new id with --join, then remove node {node}"
+        )
+    };
+    Problem::new(Reason::NodeIdUsed, message).with("node_id", node)
+}
+
 fn too_many(what: &str, limit: u64) -> Problem {
     let reason = match what {
         "namespaces" => Reason::TooManyNamespaces,
         "queues" => Reason::TooManyQueues,
         "producers" => Reason::TooManyProducers,
+        "nodes" => Reason::TooManyNodes,
         _ => Reason::TooManySessions,
     };
     Problem::new(

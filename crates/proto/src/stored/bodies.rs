@@ -3,6 +3,7 @@ use prost::Message as _;
 
 use super::entry::check_version;
 use super::error::DecodeError;
+use super::kept::{KEPT, decode_kept};
 use crate::store;
 use crate::store::command::Kind;
 
@@ -10,14 +11,16 @@ use crate::store::command::Kind;
 /// slices of the entry's payload, and so keeps it in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bodies {
-    /// By ascending place of the command.
+    /// By ascending place of the command and item.
     publishes: Vec<PublishBodies>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PublishBodies {
     place: u32,
-    /// For each run: the first item after it, and its routing key.
+    /// Item of the first message: not 0 where those before it were not kept.
+    first_item: u32,
+    /// For each run: the first message after it, counted from the first one here, and its routing key.
     runs: Vec<(u32, String)>,
     messages: Vec<Bytes>,
 }
@@ -35,13 +38,16 @@ impl Bodies {
     /// Item `item` of the publish at `place`; none where there is no such item.
     #[must_use]
     pub fn get(&self, place: u32, item: u32) -> Option<StoredBody<'_>> {
-        let found = self
+        let after = self
             .publishes
-            .binary_search_by_key(&place, |publish| publish.place)
-            .ok()?;
-        let publish = &self.publishes[found];
-        let message = publish.messages.get(item as usize)?;
-        let run = publish.runs.partition_point(|(end, _)| *end <= item);
+            .partition_point(|publish| (publish.place, publish.first_item) <= (place, item));
+        let publish = self.publishes.get(after.checked_sub(1)?)?;
+        if publish.place != place {
+            return None;
+        }
+        let nth = item - publish.first_item;
+        let message = publish.messages.get(nth as usize)?;
+        let run = publish.runs.partition_point(|(end, _)| *end <= nth);
         let (_, routing_key) = publish.runs.get(run)?;
         Some(StoredBody {
             routing_key,
@@ -59,17 +65,44 @@ impl Bodies {
     pub(crate) fn add(&mut self, place: u32, runs: Vec<(u32, String)>, messages: Vec<Bytes>) {
         self.publishes.push(PublishBodies {
             place,
+            first_item: 0,
             runs,
             messages,
         });
     }
+
+    /// Adds what is kept of a publish, behind what was added before. False if it does not come in order.
+    pub(super) fn add_kept(&mut self, run: store::KeptRun) -> bool {
+        let (place, first_item) = (run.place, run.first_item);
+        let Ok(count) = u32::try_from(run.messages.len()) else {
+            return false;
+        };
+        let follows = self.publishes.last().is_none_or(|last| {
+            let end = u64::from(last.first_item) + last.messages.len() as u64;
+            (last.place, end) <= (place, u64::from(first_item))
+        });
+        if count == 0 || !follows || first_item.checked_add(count - 1).is_none() {
+            return false;
+        }
+        self.publishes.push(PublishBodies {
+            place,
+            first_item,
+            runs: vec![(count, run.routing_key)],
+            messages: run.messages,
+        });
+        true
+    }
 }
 
-/// The bodies of an entry's payload, without building the commands for the state machine.
+/// The bodies of an entry's payload, or of what is kept of it, without building the commands for the
+/// state machine.
 ///
 /// # Errors
 /// When the bytes are not an entry of a known version.
 pub fn decode_bodies(payload: Bytes) -> Result<Bodies, DecodeError> {
+    if payload.first() == Some(&KEPT) {
+        return decode_kept(payload.slice(1..));
+    }
     let mut bodies = Bodies::default();
     let entry = store::Entry::decode(payload).map_err(DecodeError::malformed("Entry"))?;
     check_version(entry.version)?;

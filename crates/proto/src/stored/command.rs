@@ -1,11 +1,14 @@
 use bytes::Bytes;
 use prost::Message as _;
 use ticketrail_core::command::{
-    AttachConsumer, Bootstrap, CreateNamespace, CreateQueue, DeleteNamespace, DeleteQueue,
-    DetachConsumer, NodeBooted, OpenProducer, ProducerSequence, Publish, PublishRun, PurgeQueue,
-    Receive, SessionsLost, SetPrefetch, SetVersion, Settle, SettleKind, SettleRange, UpdateQueue,
+    AdmitNode, AttachConsumer, Bootstrap, CreateNamespace, CreateQueue, DeleteNamespace,
+    DeleteQueue, DetachConsumer, NodeBooted, OpenProducer, ProducerSequence, Publish, PublishRun,
+    PurgeQueue, Receive, RetireNode, SessionsLost, SetPrefetch, SetVersion, Settle, SettleKind,
+    SettleRange, UpdateQueue,
 };
-use ticketrail_core::{BootId, Command, Fence, NodeId, Offset, ProducerId, QueueId, SessionId};
+use ticketrail_core::{
+    BootId, Command, DiskId, Fence, NodeId, Offset, ProducerId, QueueId, SessionId,
+};
 
 use super::bodies::run_ends;
 use super::error::{DecodeError, required};
@@ -165,6 +168,11 @@ fn kind_of(command: &Command, messages: &[Bytes]) -> Kind {
             node_id: c.node.0,
             boot_id: c.boot.0,
         }),
+        Command::AdmitNode(c) => Kind::AdmitNode(store::AdmitNode {
+            node_id: c.node.0,
+            disk_id: Some(id128(c.disk.0)),
+        }),
+        Command::RetireNode(c) => Kind::RetireNode(store::RetireNode { node_id: c.node.0 }),
     }
 }
 
@@ -291,6 +299,13 @@ pub(crate) fn command_from(stored: store::Command) -> Result<Command, DecodeErro
         Kind::SessionsLost(c) => Command::SessionsLost(SessionsLost {
             node: NodeId(c.node_id),
             boot: BootId(c.boot_id),
+        }),
+        Kind::AdmitNode(c) => Command::AdmitNode(AdmitNode {
+            node: NodeId(c.node_id),
+            disk: DiskId(id128_from(required(c.disk_id, "AdmitNode.disk_id")?)),
+        }),
+        Kind::RetireNode(c) => Command::RetireNode(RetireNode {
+            node: NodeId(c.node_id),
         }),
     })
 }

@@ -35,6 +35,14 @@ pub enum DecodeError {
     /// A command of a later release.
     #[error("the command is not known to this program: upgrade this node")]
     UnknownCommand,
+    /// A message that is wanted is not in its entry.
+    #[error("no message {item} in the command at place {place} of the entry")]
+    MissingBody {
+        /// The command.
+        place: u32,
+        /// The message.
+        item: u32,
+    },
     /// The runs of a publish do not add up to its messages.
     #[error("a publish holds {messages} messages, its runs count {counted}")]
     MessageCount {

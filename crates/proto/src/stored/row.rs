@@ -2,11 +2,11 @@
 
 use prost::Message as _;
 use ticketrail_core::row::{
-    AttemptRange, AttemptRow, LeaseRow, MetaRow, ParkedRow, ProducerRow, QueueRow, Remembered, Row,
-    RunRow, SessionRow, SettledRow,
+    AttemptRange, AttemptRow, LeaseRow, MetaRow, NodeRow, ParkedRow, ProducerRow, QueueRow,
+    Remembered, Row, RunRow, SessionRow, SettledRow, Span,
 };
 use ticketrail_core::{
-    Fence, LeaseTime, MessageId, Offset, ProducerId, QueueId, SessionId, WallTime,
+    DiskId, Fence, LeaseTime, MessageId, Offset, ProducerId, QueueId, SessionId, WallTime,
 };
 
 use super::error::{DecodeError, required};
@@ -14,6 +14,7 @@ use super::parts::{id128, id128_from, owner, owner_from};
 use super::row_parts::{
     body, body_from, counters, counters_from, death, death_from, reason, reason_from,
 };
+use super::row_runs::{runs, runs_from};
 use crate::store;
 use crate::store::row::Kind;
 
@@ -50,11 +51,13 @@ pub fn encode_row(row: &Row) -> Vec<u8> {
             deadline_ms: row.deadline.0,
             delivery_count: row.delivery_count,
         }),
-        Row::Returned(delivery_count) => Kind::Returned(store::ReturnedRow {
-            delivery_count: *delivery_count,
+        Row::Returned(span) => Kind::Returned(store::ReturnedRow {
+            delivery_count: span.value,
+            more: span.count.saturating_sub(1),
         }),
-        Row::Delayed(ready_at) => Kind::Delayed(store::DelayedRow {
-            ready_at_ms: ready_at.0,
+        Row::Delayed(span) => Kind::Delayed(store::DelayedRow {
+            ready_at_ms: span.value.0,
+            more: span.count.saturating_sub(1),
         }),
         Row::Parked(row) => Kind::Parked(store::ParkedRow {
             reason: reason(row.reason) as i32,
@@ -68,6 +71,11 @@ pub fn encode_row(row: &Row) -> Vec<u8> {
             first_fence: row.first_fence.0,
         }),
         Row::Attempt(row) => Kind::Attempt(attempt(row)),
+        Row::Runs(all) => Kind::Runs(runs(all)),
+        Row::Node(row) => Kind::Node(store::NodeRow {
+            disk_id: Some(id128(row.disk.0)),
+            retired: row.retired,
+        }),
     };
     store::Row { kind: Some(kind) }.encode_to_vec()
 }
@@ -182,8 +190,8 @@ pub fn decode_row(bytes: &[u8]) -> Result<Row, DecodeError> {
             deadline: LeaseTime(row.deadline_ms),
             delivery_count: row.delivery_count,
         }),
-        Kind::Returned(row) => Row::Returned(row.delivery_count),
-        Kind::Delayed(row) => Row::Delayed(LeaseTime(row.ready_at_ms)),
+        Kind::Returned(row) => Row::Returned(span(row.more, row.delivery_count)?),
+        Kind::Delayed(row) => Row::Delayed(span(row.more, LeaseTime(row.ready_at_ms))?),
         Kind::Parked(row) => Row::Parked(ParkedRow {
             reason: reason_from(row.reason)?,
             at: WallTime(row.at_ms),
@@ -199,7 +207,18 @@ pub fn decode_row(bytes: &[u8]) -> Result<Row, DecodeError> {
             first_fence: Fence(row.first_fence),
         }),
         Kind::Attempt(row) => Row::Attempt(attempt_from(row)),
+        Kind::Runs(row) => Row::Runs(runs_from(&row)?),
+        Kind::Node(row) => Row::Node(NodeRow {
+            disk: DiskId(id128_from(required(row.disk_id, "NodeRow.disk_id")?)),
+            retired: row.retired,
+        }),
     })
+}
+
+fn span<V>(more: u64, value: V) -> Result<Span<V>, DecodeError> {
+    let count = more.checked_add(1);
+    let count = count.ok_or(DecodeError::OutOfRange { field: "Row.more" })?;
+    Ok(Span { count, value })
 }
 
 fn meta_from(row: store::MetaRow) -> Result<MetaRow, DecodeError> {

@@ -2,7 +2,7 @@
 //! `store.v1.Row`.
 
 use ticketrail_core::row::RowKey;
-use ticketrail_core::{Offset, ProducerId, QueueId, SessionId};
+use ticketrail_core::{NodeId, Offset, ProducerId, QueueId, SessionId};
 
 use super::DecodeError;
 
@@ -21,6 +21,8 @@ const PARKED: u8 = 12;
 const DEATHS: u8 = 13;
 const SETTLED: u8 = 14;
 const ATTEMPT: u8 = 15;
+const RUNS: u8 = 16;
+const NODE: u8 = 17;
 
 /// The key's bytes. They sort as the keys do.
 #[must_use]
@@ -43,6 +45,8 @@ pub fn encode_row_key(key: &RowKey) -> Vec<u8> {
         RowKey::Deaths(queue, offset) => numbers(DEATHS, &[queue.0, offset.0]),
         RowKey::Settled(queue, bucket, offset) => numbers(SETTLED, &[queue.0, *bucket, offset.0]),
         RowKey::Attempt(queue, number) => numbers(ATTEMPT, &[queue.0, *number]),
+        RowKey::Runs(queue, offset) => numbers(RUNS, &[queue.0, offset.0]),
+        RowKey::Node(node) => numbers(NODE, &[node.0]),
     }
 }
 
@@ -69,6 +73,7 @@ pub fn decode_row_key(bytes: &[u8]) -> Result<RowKey, DecodeError> {
             RowKey::Settled(queue, bucket, Offset(number(rest)?))
         }
         ATTEMPT => RowKey::Attempt(QueueId(number(rest)?), number(rest)?),
+        NODE => RowKey::Node(NodeId(number(rest)?)),
         kind => {
             let of_offset = by_offset(kind).ok_or(BAD)?;
             of_offset(QueueId(number(rest)?), Offset(number(rest)?))
@@ -86,6 +91,7 @@ fn by_offset(kind: u8) -> Option<fn(QueueId, Offset) -> RowKey> {
         DELAYED => RowKey::Delayed,
         PARKED => RowKey::Parked,
         DEATHS => RowKey::Deaths,
+        RUNS => RowKey::Runs,
         _ => return None,
     })
 }

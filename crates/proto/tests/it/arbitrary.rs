@@ -257,6 +257,13 @@ fn cluster() -> impl Strategy<Value = Command> {
                 boot: BootId(boot),
             })
         }),
+        any::<(u64, u128)>().prop_map(|(node, disk)| {
+            Command::AdmitNode(AdmitNode {
+                node: NodeId(node),
+                disk: DiskId(disk),
+            })
+        }),
+        any::<u64>().prop_map(|node| Command::RetireNode(RetireNode { node: NodeId(node) })),
     ]
 }
 
@@ -274,6 +281,7 @@ pub(crate) fn row_key() -> BoxedStrategy<RowKey> {
         number().prop_map(|queue| RowKey::Queue(QueueId(queue))),
         id().prop_map(|id| RowKey::Session(SessionId(id))),
         at().prop_map(|(queue, offset)| RowKey::Run(queue, offset)),
+        at().prop_map(|(queue, offset)| RowKey::Runs(queue, offset)),
         at().prop_map(|(queue, offset)| RowKey::Ready(queue, offset)),
         at().prop_map(|(queue, offset)| RowKey::Lease(queue, offset)),
         at().prop_map(|(queue, offset)| RowKey::Returned(queue, offset)),
@@ -282,6 +290,7 @@ pub(crate) fn row_key() -> BoxedStrategy<RowKey> {
         at().prop_map(|(queue, offset)| RowKey::Deaths(queue, offset)),
         (at(), number()).prop_map(|((queue, at), bucket)| RowKey::Settled(queue, bucket, at)),
         (number(), number()).prop_map(|(queue, n)| RowKey::Attempt(QueueId(queue), n)),
+        number().prop_map(|node| RowKey::Node(NodeId(node))),
     ]
     .boxed()
 }
@@ -333,6 +342,10 @@ fn cluster_row() -> impl Strategy<Value = Row> {
             }
         ),
         Just(Row::Namespace),
+        any::<(u128, bool)>().prop_map(|(disk, retired)| {
+            let disk = DiskId(disk);
+            Row::Node(NodeRow { disk, retired })
+        }),
         (name(), of(name()), openers, any::<(u32, u64, u64, u64)>()).prop_map(
             |(namespace, name, openers, (epoch, last_sequence, first_remembered, used_at))| {
                 Row::Producer(ProducerRow {
@@ -415,8 +428,40 @@ fn queue(namespace: String, name: String, settings: QueueSettings, n: [u64; 16])
     }
 }
 
+fn run() -> impl Strategy<Value = RunRow> {
+    any::<((u32, u64), (u64, u32, u32), (u64, u64))>().prop_map(
+        |((count, id), (index, place, item), (published_at, bytes))| RunRow {
+            count,
+            first_message_id: MessageId(id),
+            body: BodyRef {
+                position: Position { index, place },
+                item,
+            },
+            published_at: WallTime(published_at),
+            bytes,
+        },
+    )
+}
+
+/// Columns that may be left out get values or none at all.
+fn runs() -> impl Strategy<Value = Row> {
+    let series = (run(), 1..=u32::MAX, any::<(u64, u32, bool)>()).prop_map(
+        |(run, runs, (id_step, place_step, alone))| {
+            if alone {
+                return RunSeries::one(run);
+            }
+            RunSeries {
+                first: run,
+                runs,
+                id_step,
+                place_step,
+            }
+        },
+    );
+    vec(series, 0..5).prop_map(Row::Runs)
+}
+
 fn message_row() -> impl Strategy<Value = Row> {
-    let run = any::<((u32, u64), (u64, u32, u32), (u64, u64))>();
     let lease = any::<(u32, u64, Option<u128>, u64, u32)>();
     let death = (name(), reason(), name(), any::<(u64, u64, u64)>()).prop_map(
         |(queue, reason, routing_key, (count, first, last))| Death {
@@ -429,20 +474,8 @@ fn message_row() -> impl Strategy<Value = Row> {
         },
     );
     prop_oneof![
-        run.prop_map(
-            |((count, id), (index, place, item), (published_at, bytes))| {
-                Row::Run(RunRow {
-                    count,
-                    first_message_id: MessageId(id),
-                    body: BodyRef {
-                        position: Position { index, place },
-                        item,
-                    },
-                    published_at: WallTime(published_at),
-                    bytes,
-                })
-            }
-        ),
+        run().prop_map(Row::Run),
+        runs(),
         any::<u64>().prop_map(Row::Ready),
         lease.prop_map(|(count, fence, session, deadline, delivery_count)| {
             Row::Lease(LeaseRow {
@@ -453,8 +486,10 @@ fn message_row() -> impl Strategy<Value = Row> {
                 delivery_count,
             })
         }),
-        any::<u32>().prop_map(Row::Returned),
-        any::<u64>().prop_map(|at| Row::Delayed(LeaseTime(at))),
+        (1..=u64::MAX, any::<u32>())
+            .prop_map(|(count, value)| Row::Returned(Span { count, value })),
+        (1..=u64::MAX, any::<u64>().prop_map(LeaseTime))
+            .prop_map(|(count, value)| Row::Delayed(Span { count, value })),
         (reason(), any::<u64>()).prop_map(|(reason, at)| Row::Parked(ParkedRow {
             reason,
             at: WallTime(at)

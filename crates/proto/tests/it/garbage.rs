@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use prost::Message as _;
 use ticketrail_proto::receipt::Receipt;
 use ticketrail_proto::stored::{
-    DecodeError, decode_bodies, decode_command, decode_entry, decode_message, decode_row,
-    decode_row_key, encode_command, encode_row, encode_row_key,
+    DecodeError, Items, decode_bodies, decode_command, decode_entry, decode_message, decode_row,
+    decode_row_key, encode_command, encode_row, encode_row_key, keep_bodies,
 };
 use ticketrail_proto::{peer, store, v1};
 
@@ -32,9 +32,18 @@ fn decode_as_everything(bytes: &[u8]) {
 /// Something that was written, to be damaged.
 fn written() -> Vec<Vec<u8>> {
     let mut all = vec![samples::entry().to_vec()];
-    for (_, command, messages) in samples::commands() {
+    let commands = samples::commands()
+        .into_iter()
+        .chain(samples::newer_commands());
+    for (_, command, messages) in commands {
         all.push(encode_command(&command, Some(samples::origin()), &messages).to_vec());
     }
+    let items = Items {
+        place: samples::commands().len() as u32 - 1,
+        first_item: 1,
+        count: 2,
+    };
+    all.push(keep_bodies(samples::entry(), &[items]).unwrap().to_vec());
     for (_, key, row) in samples::rows() {
         all.push(encode_row_key(&key));
         all.push(encode_row(&row));

@@ -18,8 +18,8 @@ use ticketrail_core::{Fence, Offset, QueueId};
 use ticketrail_proto::receipt::{Receipt, queue_tag};
 use ticketrail_proto::store;
 use ticketrail_proto::stored::{
-    decode_command, decode_entry, decode_row, decode_row_key, encode_command, encode_row,
-    encode_row_key,
+    Items, decode_bodies, decode_command, decode_entry, decode_row, decode_row_key, encode_command,
+    encode_row, encode_row_key, keep_bodies,
 };
 
 use crate::samples;
@@ -72,7 +72,10 @@ fn from_hex(text: &str) -> Bytes {
 
 #[test]
 fn commands() {
-    for (name, command, messages) in samples::commands() {
+    let all = samples::commands()
+        .into_iter()
+        .chain(samples::newer_commands());
+    for (name, command, messages) in all {
         let encoded = encode_command(&command, Some(samples::origin()), &messages);
         let stored = fixture(&format!("store/command_{name}"), &encoded);
         let read = decode_command(stored).unwrap();
@@ -100,6 +103,25 @@ fn an_entry_of_all_commands() {
     }
     assert!(read.bodies.get(place, 3).is_none());
     assert!(read.bodies.get(0, 0).is_none());
+}
+
+#[test]
+fn what_is_kept_of_an_entry() {
+    let place = u32::try_from(samples::commands().len() - 1).unwrap();
+    let items = |first_item| Items {
+        place,
+        first_item,
+        count: 1,
+    };
+    let kept = keep_bodies(samples::entry(), &[items(1), items(2)]).unwrap();
+    let stored = fixture("store/kept_bodies", &kept);
+    let read = decode_bodies(stored).unwrap();
+    for (item, routing_key) in [(1, "orders"), (2, "tasks")] {
+        let body = read.get(place, item).unwrap();
+        assert_eq!(body.routing_key, routing_key);
+        assert_eq!(*body.message, samples::messages()[item as usize]);
+    }
+    assert!(read.get(place, 0).is_none() && read.get(place, 3).is_none());
 }
 
 #[test]

@@ -295,6 +295,19 @@ pub(crate) fn commands() -> Vec<(&'static str, Command, Vec<Bytes>)> {
     all
 }
 
+/// Commands of a later date than the fixture of an entry.
+pub(crate) fn newer_commands() -> Vec<(&'static str, Command, Vec<Bytes>)> {
+    let admit = AdmitNode {
+        node: NodeId(4),
+        disk: DiskId(ID),
+    };
+    let retire = RetireNode { node: NodeId(4) };
+    vec![
+        ("admit_node", Command::AdmitNode(admit), Vec::new()),
+        ("retire_node", Command::RetireNode(retire), Vec::new()),
+    ]
+}
+
 pub(crate) fn stamps() -> Stamps {
     Stamps {
         lease_now: LeaseTime(123_456),
@@ -313,6 +326,27 @@ pub(crate) fn entry() -> Bytes {
     payload.freeze()
 }
 
+/// A publish, and then fifty that are alike.
+fn series() -> Vec<RunSeries> {
+    let position = |index, place| Position { index, place };
+    let run = |id, position, count, bytes| RunRow {
+        count,
+        first_message_id: MessageId(id),
+        body: BodyRef { position, item: 2 },
+        published_at: WallTime(1_800_000_000_001),
+        bytes,
+    };
+    vec![
+        RunSeries::one(run(77, position(9_000, 3), 100, 102_400)),
+        RunSeries {
+            first: run(200, position(9_001, 0), 10, 10_240),
+            runs: 50,
+            id_step: 20,
+            place_step: 2,
+        },
+    ]
+}
+
 /// Each row under the name of its field in `store.v1.Row`.
 pub(crate) fn rows() -> Vec<(&'static str, RowKey, Row)> {
     let queue = QueueId(9);
@@ -326,6 +360,14 @@ pub(crate) fn rows() -> Vec<(&'static str, RowKey, Row)> {
     };
     vec![
         ("meta", RowKey::Meta, Row::Meta(meta())),
+        (
+            "node",
+            RowKey::Node(NodeId(4)),
+            Row::Node(NodeRow {
+                disk: DiskId(ID),
+                retired: true,
+            }),
+        ),
         (
             "namespace",
             RowKey::Namespace("grün".to_owned()),
@@ -371,6 +413,7 @@ pub(crate) fn rows() -> Vec<(&'static str, RowKey, Row)> {
                 bytes: 102_400,
             }),
         ),
+        ("runs", RowKey::Runs(queue, at), Row::Runs(series())),
         ("ready", RowKey::Ready(queue, at), Row::Ready(42)),
         (
             "lease",
@@ -383,11 +426,18 @@ pub(crate) fn rows() -> Vec<(&'static str, RowKey, Row)> {
                 delivery_count: 2,
             }),
         ),
-        ("returned", RowKey::Returned(queue, at), Row::Returned(3)),
+        (
+            "returned",
+            RowKey::Returned(queue, at),
+            Row::Returned(Span { count: 1, value: 3 }),
+        ),
         (
             "delayed",
             RowKey::Delayed(queue, at),
-            Row::Delayed(LeaseTime(200_000)),
+            Row::Delayed(Span {
+                count: 1,
+                value: LeaseTime(200_000),
+            }),
         ),
         (
             "parked",

@@ -1,8 +1,10 @@
 //! Three replicas in one process: real folders, real threads, a network of function calls.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use ticketrail_core::command::{Receive, SettleKind};
 use ticketrail_core::{BootId, Command, Fence, NodeId, Offset, Outcome, QueueId, Stamps, State};
 use ticketrail_proto::stored::{encode_command, encode_entry};
 use ticketrail_raft::{
-    AppliedEntry, AppliedSink, Folders, PeerAddress, PeerRequest, PeerResponse, Replica,
+    AppliedEntry, AppliedSink, Folders, PeerAddress, PeerRequest, PeerResponse, Replaced, Replica,
     ReplicaConfig, Transport, TransportError,
 };
 use ticketrail_storage::LogConfig;
@@ -27,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Wires {
     nodes: Mutex<BTreeMap<NodeId, Replica>>,
     cut: Mutex<BTreeSet<NodeId>>,
+    /// Reads of a snapshot that did not get through.
+    pub(crate) reads_lost: AtomicU64,
 }
 
 struct Wire {
@@ -60,8 +64,12 @@ impl Transport for Wire {
         _: Duration,
     ) -> BoxFuture<'static, Result<PeerResponse, TransportError>> {
         let peer = self.wires.find(self.from, target);
+        let wires = Arc::clone(&self.wires);
         Box::pin(async move {
             let Some(peer) = peer else {
+                if matches!(request, PeerRequest::ReadSnapshot(_)) {
+                    wires.reads_lost.fetch_add(1, Ordering::Relaxed);
+                }
                 let reason = "no such node".to_owned();
                 return Err(TransportError::Unreachable { target, reason });
             };
@@ -80,6 +88,7 @@ pub(crate) struct Heard {
     pub(crate) last_index: Mutex<Option<u64>>,
     pub(crate) replayed: Mutex<u64>,
     pub(crate) commands: Mutex<u64>,
+    pub(crate) replaced: Mutex<u64>,
 }
 
 impl AppliedSink for Heard {
@@ -94,6 +103,14 @@ impl AppliedSink for Heard {
         assert!(applied.index == 0 || state.applied_index() == applied.index);
         *self.replayed.lock().unwrap() += u64::from(applied.replaying);
         *self.commands.lock().unwrap() += applied.outcomes.len() as u64;
+    }
+
+    fn replaced(&self, state: &State, replaced: Replaced) {
+        let mut last = self.last_index.lock().unwrap();
+        assert!(last.is_none_or(|last| replaced.index > last));
+        assert!(state.applied_index() <= replaced.index);
+        *last = Some(replaced.index);
+        *self.replaced.lock().unwrap() += 1;
     }
 }
 
@@ -118,7 +135,7 @@ pub(crate) fn address(id: NodeId) -> PeerAddress {
     }
 }
 
-fn members(count: u64) -> BTreeMap<NodeId, PeerAddress> {
+pub(crate) fn members(count: u64) -> BTreeMap<NodeId, PeerAddress> {
     (1..=count)
         .map(|id| (NodeId(id), address(NodeId(id))))
         .collect()
@@ -274,6 +291,21 @@ impl Cluster {
         })
         .await
     }
+}
+
+/// The bytes of every message that a node has can be read there.
+pub(crate) fn check_bodies(replica: &Replica) -> u64 {
+    let peeked = replica.with_state(|state| {
+        let queue = state.queue("default", "q").unwrap().id;
+        state.peek(queue, None, Offset(0), usize::MAX)
+    });
+    for peeked in &peeked {
+        let payload = replica.body(peeked.body.position.index).unwrap();
+        let bodies = ticketrail_proto::stored::decode_bodies(payload).unwrap();
+        let stored = bodies.get(peeked.body.position.place, peeked.body.item);
+        assert_eq!(*stored.unwrap().message, message(peeked.body.item));
+    }
+    peeked.len() as u64
 }
 
 /// Asks again until there is an answer; for a condition that must come.

@@ -1,13 +1,20 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 use ticketrail_core::NodeId;
+use ticketrail_raft::PeerAddress;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::written::{WrittenConfig, WrittenLimits};
+use super::overload::{OverloadLimits, overload_limits};
+use super::snapshots::Snapshots;
+use super::written::{WrittenConfig, WrittenLimits, WrittenLog, WrittenMetrics, WrittenStop};
 use crate::limits;
+
+/// What is logged unless said otherwise: what happens to the node, and not each step of a vote.
+const LOG_DEFAULT: &str = "info,openraft=warn";
 
 /// A configuration that can start a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,10 +29,71 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// Whether server reflection is on.
     pub reflection: bool,
-    /// The cluster to make where the folder is empty.
-    pub bootstrap: Option<Bootstrap>,
+    /// Identity of the cluster, where it was written.
+    pub cluster_id: Option<u128>,
+    /// How a node with an empty folder comes in.
+    pub entrance: Entrance,
+    /// Where others reach this node.
+    pub address: PeerAddress,
     /// Bounds of what clients may send.
     pub limits: MessageLimits,
+    /// Bytes of settled messages that may stay because others in the same file do.
+    pub dead_bytes_max: u64,
+    /// What is kept for nodes that lag, and how they catch up.
+    pub snapshots: Snapshots,
+    /// How long calls and streams have to end when the node stops.
+    pub stop_timeout: Duration,
+    /// How much may be under way.
+    pub overload: OverloadLimits,
+    /// What watchers are told, and where.
+    pub metrics: MetricsConfig,
+    /// What is logged, and how; the caller sets it up.
+    pub log: LogConfig,
+    /// The collector that spans are sent to; none without the feature `otlp`.
+    pub otlp_endpoint: Option<String>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Which lines are written: directives of `tracing`'s filter.
+    pub filter: String,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What watchers are told, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served, `host:port`; nowhere if none.
+    pub listen: Option<String>,
+    /// Queues that have series of their own; all others are summed up.
+    pub queues_max: usize,
+}
+
+/// How a node with an empty folder comes into a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// As one of the first members of a new one.
+    Bootstrap(Bootstrap),
+    /// Through members of one that is there.
+    Join {
+        /// Where these serve clients.
+        endpoints: Vec<String>,
+        /// It is to vote when it has caught up.
+        votes: bool,
+    },
+    /// It is not said: the folder is not empty, or an operator adds the node.
+    None,
 }
 
 /// A new cluster.
@@ -33,8 +101,6 @@ pub struct ServerConfig {
 pub struct Bootstrap {
     /// Identity of the cluster; never 0.
     pub cluster_id: u128,
-    /// The same where it was written, none where it was made from the members.
-    pub given_id: Option<u128>,
     /// All members by id; this node is one of them.
     pub members: Vec<Member>,
 }
@@ -97,7 +163,70 @@ pub enum ConfigError {
     },
 }
 
-fn invalid(setting: &'static str, must: impl Into<String>, found: impl ToString) -> ConfigError {
+impl WrittenConfig {
+    fn entrance(&self, node: NodeId, cluster_id: Option<u128>) -> Result<Entrance, ConfigError> {
+        if self.join.is_none() && self.learner.is_some() {
+            return Err(ConfigError::Missing("join"));
+        }
+        match (&self.bootstrap, &self.join) {
+            (Some(list), None) => Ok(Entrance::Bootstrap(bootstrap(node, list, cluster_id)?)),
+            (None, Some(list)) => Ok(Entrance::Join {
+                endpoints: endpoints(list)?,
+                votes: !self.learner.unwrap_or(false),
+            }),
+            (None, None) => Ok(Entrance::None),
+            (Some(_), Some(list)) => Err(invalid("join", "without `bootstrap`", list)),
+        }
+    }
+
+    /// Where others reach this node. Told to the cluster by a node that joins, so it must be good then.
+    fn reached_at(
+        &self,
+        listen: &str,
+        peer_listen: &str,
+        entrance: &Entrance,
+    ) -> Result<PeerAddress, ConfigError> {
+        let joins = matches!(entrance, Entrance::Join { .. });
+        let one = |setting, written: &Option<String>, listen: &str| {
+            let text = address(
+                setting,
+                written.clone().unwrap_or_else(|| listen.to_owned()),
+            )?;
+            if joins && !is_reachable(&text) {
+                return Err(invalid(
+                    setting,
+                    "given, at an address that others reach",
+                    text,
+                ));
+            }
+            Ok(text)
+        };
+        Ok(PeerAddress {
+            peer: one("peer_advertise", &self.peer_advertise, peer_listen)?,
+            client: one("advertise", &self.advertise, listen)?,
+        })
+    }
+}
+
+fn endpoints(list: &str) -> Result<Vec<String>, ConfigError> {
+    let endpoint = |text: &str| {
+        let bare = text
+            .trim()
+            .trim_start_matches("http://")
+            .trim_end_matches('/');
+        let must = "a list of `host:port` with commas";
+        is_address(bare)
+            .then(|| bare.to_owned())
+            .ok_or_else(|| invalid("join", must, list))
+    };
+    list.split(',').map(endpoint).collect()
+}
+
+pub(super) fn invalid(
+    setting: &'static str,
+    must: impl Into<String>,
+    found: impl ToString,
+) -> ConfigError {
     ConfigError::Invalid {
         setting,
         must: must.into(),
@@ -112,9 +241,11 @@ impl WrittenConfig {
         if node.0 == 0 {
             return Err(invalid("node_id", "1 or more", 0));
         }
-        let listen = address("listen", self.listen.ok_or(ConfigError::Missing("listen"))?)?;
+        let listen = self.listen.clone().ok_or(ConfigError::Missing("listen"))?;
+        let listen = address("listen", listen)?;
         let peer_listen = self
             .peer_listen
+            .clone()
             .ok_or(ConfigError::Missing("peer_listen"))?;
         let peer_listen = address("peer_listen", peer_listen)?;
         if listen == peer_listen && !listen.ends_with(":0") {
@@ -124,35 +255,54 @@ impl WrittenConfig {
                 peer_listen,
             ));
         }
-        let bootstrap = match (&self.bootstrap, &self.cluster_id) {
-            (Some(members), cluster_id) => Some(bootstrap(node, members, cluster_id.as_deref())?),
-            (None, None) => None,
-            (None, Some(_)) => return Err(ConfigError::Missing("bootstrap")),
-        };
+        let cluster_id = self.cluster_id.as_deref().map(cluster_id).transpose()?;
+        let entrance = self.entrance(node, cluster_id)?;
+        let address = self.reached_at(&listen, &peer_listen, &entrance)?;
+        let messages = message_limits(&self.limits)?;
+        let request = limits::request_bytes_max(messages.batch_bytes_max, messages.body_bytes_max);
         Ok(ServerConfig {
             node,
             listen,
             peer_listen,
             data_dir: self.data_dir.ok_or(ConfigError::Missing("data_dir"))?,
             reflection: self.reflection.unwrap_or(true),
-            bootstrap,
-            limits: message_limits(&self.limits)?,
+            cluster_id,
+            entrance,
+            address,
+            limits: messages,
+            overload: overload_limits(&self.limits, request)?,
+            dead_bytes_max: dead_bytes_max(self.storage.dead_bytes_max)?,
+            snapshots: Snapshots::validate(&self.snapshots)?,
+            stop_timeout: stop_timeout(&self.stop)?,
+            metrics: metrics(self.metrics)?,
+            log: log(self.log)?,
+            otlp_endpoint: self.tracing.validate()?,
         })
     }
 }
 
 fn address(setting: &'static str, text: String) -> Result<String, ConfigError> {
-    let port = text
-        .rsplit_once(':')
-        .filter(|(host, _)| !host.is_empty())
-        .map(|(_, port)| port);
-    match port.map(str::parse::<u16>) {
-        Some(Ok(_)) => Ok(text),
-        _ => Err(invalid(setting, "`host:port`", text)),
+    if is_address(&text) {
+        return Ok(text);
     }
+    Err(invalid(setting, "`host:port`", text))
 }
 
-fn bootstrap(node: NodeId, list: &str, id: Option<&str>) -> Result<Bootstrap, ConfigError> {
+/// Whether a text is `host:port`.
+pub(crate) fn is_address(text: &str) -> bool {
+    let host_and_port = text.rsplit_once(':');
+    host_and_port.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+/// Whether others can reach a node there.
+pub(crate) fn is_reachable(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return false;
+    };
+    !["0.0.0.0", "[::]", "*"].contains(&host) && port != "0"
+}
+
+fn bootstrap(node: NodeId, list: &str, given: Option<u128>) -> Result<Bootstrap, ConfigError> {
     let mut members = list.split(',').map(member).collect::<Result<Vec<_>, _>>()?;
     members.sort_by_key(|member| member.node);
     let ids: BTreeSet<_> = members.iter().map(|member| member.node).collect();
@@ -166,11 +316,9 @@ fn bootstrap(node: NodeId, list: &str, id: Option<&str>) -> Result<Bootstrap, Co
             list,
         ));
     }
-    let given_id = id.map(cluster_id).transpose()?;
-    let cluster_id = given_id.unwrap_or_else(|| made_from(&members));
+    let cluster_id = given.unwrap_or_else(|| made_from(&members));
     Ok(Bootstrap {
         cluster_id,
-        given_id,
         members,
     })
 }
@@ -213,6 +361,40 @@ fn member(text: &str) -> Result<Member, ConfigError> {
     })
 }
 
+fn dead_bytes_max(written: Option<u64>) -> Result<u64, ConfigError> {
+    match written {
+        None => Ok(limits::DEAD_BYTES_DEFAULT),
+        Some(bytes) if bytes >= limits::DEAD_BYTES_LEAST => Ok(bytes),
+        Some(bytes) => {
+            let must = format!("at least {}", limits::DEAD_BYTES_LEAST);
+            Err(invalid("storage.dead_bytes_max", must, bytes))
+        }
+    }
+}
+
+fn log(written: WrittenLog) -> Result<LogConfig, ConfigError> {
+    let format = match written.format.as_deref() {
+        None | Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some(other) => return Err(invalid("log.format", "`text` or `json`", other)),
+    };
+    let filter = written.filter.unwrap_or_else(|| LOG_DEFAULT.to_owned());
+    Ok(LogConfig { format, filter })
+}
+
+fn metrics(written: WrittenMetrics) -> Result<MetricsConfig, ConfigError> {
+    let listen = written.listen.map(|text| address("metrics.listen", text));
+    let queues_max = written.queues_max.unwrap_or(limits::METRICS_QUEUES_DEFAULT);
+    if queues_max > limits::METRICS_QUEUES_HARD {
+        let must = format!("0..{}", limits::METRICS_QUEUES_HARD);
+        return Err(invalid("metrics.queues_max", must, queues_max));
+    }
+    Ok(MetricsConfig {
+        listen: listen.transpose()?,
+        queues_max,
+    })
+}
+
 fn message_limits(written: &WrittenLimits) -> Result<MessageLimits, ConfigError> {
     let default = MessageLimits::default();
     let within = |setting, value: Option<usize>, default: usize, hard: usize| match value {
@@ -249,6 +431,19 @@ fn message_limits(written: &WrittenLimits) -> Result<MessageLimits, ConfigError>
     })
 }
 
+fn stop_timeout(written: &WrittenStop) -> Result<Duration, ConfigError> {
+    let Some(timeout_ms) = written.timeout_ms else {
+        return Ok(limits::STOP_WAIT_DEFAULT);
+    };
+    let timeout = Duration::from_millis(timeout_ms);
+    let (min, max) = (limits::STOP_WAIT_MIN, limits::STOP_WAIT_HARD);
+    if !(min..=max).contains(&timeout) {
+        let must = format!("{}..{} (milliseconds)", min.as_millis(), max.as_millis());
+        return Err(invalid("stop.timeout_ms", must, timeout_ms));
+    }
+    Ok(timeout)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,17 +471,25 @@ mod tests {
         assert!(!config.reflection);
         assert_eq!(config.limits.body_bytes_max, 2 << 20);
         assert_eq!(config.limits.batch_bytes_max, 4 << 20);
-        let bootstrap = config.bootstrap.unwrap();
+        let Entrance::Bootstrap(bootstrap) = config.entrance else {
+            panic!("{:?}", config.entrance)
+        };
         assert_eq!(
             bootstrap.cluster_id,
             0x0123_4567_89ab_cdef_0123_4567_89ab_cdef
         );
+        assert_eq!(config.cluster_id, Some(bootstrap.cluster_id));
         assert_eq!(bootstrap.members[0].peer_address, "a:7500");
     }
 
     #[test]
     fn an_unknown_key_is_an_error_and_named() {
-        for text in ["nodeid = 1", "[limits]\nbody = 1"] {
+        for text in [
+            "nodeid = 1",
+            "[limits]\nbody = 1",
+            "[storage]\ndead = 1",
+            "[metrics]\nport = 1",
+        ] {
             let why = WrittenConfig::parse(text).unwrap_err();
             assert!(why.contains("unknown field"), "{why}");
         }
@@ -300,7 +503,10 @@ mod tests {
                 cluster_id: None,
                 ..parse(FULL)
             };
-            written.validate().unwrap().bootstrap.unwrap().cluster_id
+            match written.validate().unwrap().entrance {
+                Entrance::Bootstrap(bootstrap) => bootstrap.cluster_id,
+                other => panic!("{other:?}"),
+            }
         };
         assert_eq!(id("1=a:1@a:2,2=b:1@b:2"), id("2=b:1@b:2, 1=a:1@a:2"));
         assert_ne!(id("1=a:1@a:2,2=b:1@b:2"), id("1=a:1@a:2,2=b:1@b:3"));
@@ -326,6 +532,10 @@ mod tests {
         type Change = fn(&mut WrittenConfig);
         let table: &[(Change, &str)] = &[
             (|w| w.node_id = None, "`node_id` is missing"),
+            (
+                |w| w.storage.dead_bytes_max = Some(1),
+                "`storage.dead_bytes_max` must be at least 67108864",
+            ),
             (|w| w.node_id = Some(0), "`node_id` must be 1 or more"),
             (
                 |w| w.node_id = Some(9),
@@ -357,7 +567,42 @@ mod tests {
                 |w| w.limits.batch_bytes_max = Some(1 << 20),
                 "`limits.batch_bytes_max` must be at least",
             ),
-            (|w| w.bootstrap = None, "`bootstrap` is missing"),
+            (
+                |w| w.join = Some("a:1".into()),
+                "`join` must be without `bootstrap`",
+            ),
+            (
+                |w| {
+                    w.bootstrap = None;
+                    w.join = Some("a".into());
+                },
+                "`join` must be a list of `host:port`",
+            ),
+            (
+                |w| {
+                    w.bootstrap = None;
+                    w.join = Some("a:1".into());
+                    w.listen = Some("0.0.0.0:7400".into());
+                },
+                "`advertise` must be given",
+            ),
+            (
+                |w| w.stop.timeout_ms = Some(999),
+                "`stop.timeout_ms` must be 1000..600000",
+            ),
+            (|w| w.learner = Some(true), "`join` is missing"),
+            (
+                |w| w.log.format = Some("xml".into()),
+                "`log.format` must be `text` or `json`",
+            ),
+            (
+                |w| w.metrics.listen = Some("7600".into()),
+                "`metrics.listen` must be `host:port`",
+            ),
+            (
+                |w| w.metrics.queues_max = Some(20_001),
+                "`metrics.queues_max` must be 0..20000",
+            ),
             (
                 |w| w.cluster_id = Some("ab".into()),
                 "`cluster_id` must be 32",

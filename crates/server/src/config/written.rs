@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::{ConfigError, WrittenSnapshots, WrittenTracing};
 
 /// The configuration as someone wrote it: nothing is checked, everything may be missing. Flags fill
 /// one, a file another, and [`WrittenConfig::or`] lays them over each other.
@@ -26,9 +26,75 @@ pub struct WrittenConfig {
     /// start only. Made from `bootstrap` where it is not given: give a random one where the same
     /// addresses have served another cluster before.
     pub cluster_id: Option<String>,
+    /// Members to come in through, as clients reach them: `host:port,...`. For a node with a new id.
+    pub join: Option<String>,
+    /// With `join`: follow and never vote (default: no).
+    pub learner: Option<bool>,
+    /// Where clients reach this node, `host:port` (default: `listen`). For a node that joins.
+    pub advertise: Option<String>,
+    /// Where other nodes reach this node, `host:port` (default: `peer_listen`). For a node that joins.
+    pub peer_advertise: Option<String>,
     /// Bounds of what clients may send.
     #[serde(default)]
     pub limits: WrittenLimits,
+    /// What is kept on disk.
+    #[serde(default)]
+    pub storage: WrittenStorage,
+    /// What is kept for nodes that lag, and how they catch up.
+    #[serde(default)]
+    pub snapshots: WrittenSnapshots,
+    /// How the node stops.
+    #[serde(default)]
+    pub stop: WrittenStop,
+    /// What watchers are told, and where.
+    #[serde(default)]
+    pub metrics: WrittenMetrics,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: WrittenLog,
+    /// Where spans of messages go.
+    #[serde(default)]
+    pub tracing: WrittenTracing,
+}
+
+/// What is kept on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenStorage {
+    /// Bytes of settled messages that may stay because others in the same file do, before those are
+    /// moved together (default 1 GiB, at least 64 MiB).
+    pub dead_bytes_max: Option<u64>,
+}
+
+/// How the node stops.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenStop {
+    /// How long calls and streams have to end, in milliseconds (default 10,000; 1,000..600,000).
+    pub timeout_ms: Option<u64>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenLog {
+    /// How a line looks: `text` or `json` (default: text).
+    pub format: Option<String>,
+    /// Which lines are written: a level, or directives such as `info,ticketrail_raft=debug` (default:
+    /// `info,openraft=warn`).
+    pub filter: Option<String>,
+}
+
+/// What watchers are told, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenMetrics {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served over plain HTTP, `host:port` (default:
+    /// nowhere).
+    pub listen: Option<String>,
+    /// Queues that have series of their own, the oldest; all others are summed up (default 1,000, at
+    /// most 20,000).
+    pub queues_max: Option<usize>,
 }
 
 /// Bounds of what clients may send.
@@ -41,6 +107,49 @@ pub struct WrittenLimits {
     pub batch_messages_max: Option<usize>,
     /// Most bytes of a batch (default 4 MiB, at most 16 MiB).
     pub batch_bytes_max: Option<usize>,
+    /// Bytes of publishes under way (default 64 MiB).
+    pub publish_bytes_max: Option<u32>,
+    /// Bytes of publishes under way on one connection (default 32 MiB).
+    pub connection_bytes_max: Option<u32>,
+    /// Bytes of all other requests under way (default 32 MiB).
+    pub reserved_bytes_max: Option<u32>,
+    /// Resident memory at which publishes are refused (default 60 % of the machine's).
+    pub memory_bytes_max: Option<u64>,
+    /// Free bytes of the disk below which publishes are refused (default 512 MiB).
+    pub disk_free_bytes_min: Option<u64>,
+    /// The same in percent of the disk; the larger counts (default 1).
+    pub disk_free_percent_min: Option<u8>,
+    /// Committed entries that are not applied yet at which publishes are refused (default 4,096).
+    pub apply_lag_entries_max: Option<u32>,
+    /// Connections of clients (default 16,384).
+    pub connections_max: Option<u32>,
+    /// Open publish streams (default 8,192).
+    pub publish_streams_max: Option<u32>,
+    /// Open consume streams (default 16,384).
+    pub consumers_max: Option<u32>,
+    /// Calls that wait for messages (default 16,384).
+    pub long_polls_max: Option<u32>,
+}
+
+impl WrittenLimits {
+    fn or(self, other: Self) -> Self {
+        Self {
+            body_bytes_max: self.body_bytes_max.or(other.body_bytes_max),
+            batch_messages_max: self.batch_messages_max.or(other.batch_messages_max),
+            batch_bytes_max: self.batch_bytes_max.or(other.batch_bytes_max),
+            publish_bytes_max: self.publish_bytes_max.or(other.publish_bytes_max),
+            connection_bytes_max: self.connection_bytes_max.or(other.connection_bytes_max),
+            reserved_bytes_max: self.reserved_bytes_max.or(other.reserved_bytes_max),
+            memory_bytes_max: self.memory_bytes_max.or(other.memory_bytes_max),
+            disk_free_bytes_min: self.disk_free_bytes_min.or(other.disk_free_bytes_min),
+            disk_free_percent_min: self.disk_free_percent_min.or(other.disk_free_percent_min),
+            apply_lag_entries_max: self.apply_lag_entries_max.or(other.apply_lag_entries_max),
+            connections_max: self.connections_max.or(other.connections_max),
+            publish_streams_max: self.publish_streams_max.or(other.publish_streams_max),
+            consumers_max: self.consumers_max.or(other.consumers_max),
+            long_polls_max: self.long_polls_max.or(other.long_polls_max),
+        }
+    }
 }
 
 impl WrittenConfig {
@@ -69,14 +178,27 @@ impl WrittenConfig {
             reflection: self.reflection.or(other.reflection),
             bootstrap: self.bootstrap.or(other.bootstrap),
             cluster_id: self.cluster_id.or(other.cluster_id),
-            limits: WrittenLimits {
-                body_bytes_max: self.limits.body_bytes_max.or(other.limits.body_bytes_max),
-                batch_messages_max: self
-                    .limits
-                    .batch_messages_max
-                    .or(other.limits.batch_messages_max),
-                batch_bytes_max: self.limits.batch_bytes_max.or(other.limits.batch_bytes_max),
+            join: self.join.or(other.join),
+            learner: self.learner.or(other.learner),
+            advertise: self.advertise.or(other.advertise),
+            peer_advertise: self.peer_advertise.or(other.peer_advertise),
+            storage: WrittenStorage {
+                dead_bytes_max: self.storage.dead_bytes_max.or(other.storage.dead_bytes_max),
             },
+            snapshots: self.snapshots.or(other.snapshots),
+            limits: self.limits.or(other.limits),
+            stop: WrittenStop {
+                timeout_ms: self.stop.timeout_ms.or(other.stop.timeout_ms),
+            },
+            log: WrittenLog {
+                format: self.log.format.or(other.log.format),
+                filter: self.log.filter.or(other.log.filter),
+            },
+            metrics: WrittenMetrics {
+                listen: self.metrics.listen.or(other.metrics.listen),
+                queues_max: self.metrics.queues_max.or(other.metrics.queues_max),
+            },
+            tracing: self.tracing.or(other.tracing),
         }
     }
 }

@@ -11,6 +11,7 @@ mod publish;
 mod queue;
 mod settle;
 mod time;
+mod trace;
 
 pub(crate) use delivery::{Receipts, commit_position, deaths, message, timestamp};
 pub(crate) use held::{Held, Run};
@@ -18,10 +19,13 @@ pub(crate) use names::{
     bad_token, id_to_proto, name, namespace, namespace_or_default, new_name, next_page_token,
     page_size, page_token, producer_id, queue, session_id,
 };
-pub(crate) use publish::{Trace, batch, confirm, item_results, producer};
+pub(crate) use publish::{batch, confirm, item_results, producer};
 pub(crate) use queue::{changes, etag, revision, settings, settings_to_proto};
 pub(crate) use settle::{extension, kind, outcome};
 pub(crate) use time::{duration, duration_to_proto, millis};
+pub(crate) use trace::Trace;
+#[cfg(feature = "otlp")]
+pub(crate) use trace::{is_traceparent, traceparent_of};
 
 use ticketrail_proto::error::Problem;
 

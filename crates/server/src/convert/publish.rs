@@ -4,47 +4,9 @@ use ticketrail_core::outcome::{AcceptedRange, RefusedItem};
 use ticketrail_proto::error::Problem;
 use ticketrail_proto::v1;
 
-use super::{Checked, at_most, commit_position, message, not_yet, producer_id};
+use super::{Checked, Trace, at_most, commit_position, message, not_yet, producer_id};
 use crate::config::MessageLimits;
 use crate::limits;
-
-/// The key of the W3C header that ties a message to its trace.
-const TRACEPARENT: &str = "traceparent";
-
-/// The trace that a request belongs to; messages that do not say get it as a header.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Trace(Option<String>);
-
-impl Trace {
-    /// The trace of a request.
-    pub(crate) fn of<T>(request: &tonic::Request<T>) -> Self {
-        let text = request
-            .metadata()
-            .get(TRACEPARENT)
-            .and_then(|text| text.to_str().ok());
-        Self(text.filter(|text| text.len() == 55).map(str::to_owned))
-    }
-
-    /// A message with the trace as its last header, where it has none; else `None`.
-    fn added_to(&self, message: &v1::Message) -> Option<v1::Message> {
-        let trace = self.0.as_ref()?;
-        let has_own = message
-            .headers
-            .iter()
-            .any(|header| header.key == TRACEPARENT);
-        if has_own || message.headers.len() >= limits::HEADERS_MAX {
-            return None;
-        }
-        let value = Some(v1::header_value::Value::Text(trace.clone()));
-        let value = Some(v1::HeaderValue { value });
-        let mut traced = message.clone();
-        traced.headers.push(v1::Header {
-            key: TRACEPARENT.to_owned(),
-            value,
-        });
-        Some(traced)
-    }
-}
 
 /// The messages of a batch, in their order, ready to be stored.
 pub(crate) fn batch(
@@ -305,36 +267,20 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_into_messages_that_have_none() {
-        let trace = Trace(Some("00-trace".to_owned()));
-        let with_own = |key: &str| {
-            let mut item = item(b"");
-            let value = Some(v1::HeaderValue {
-                value: Some(v1::header_value::Value::Integer(1)),
-            });
-            let header = v1::Header {
-                key: key.to_owned(),
-                value,
-            };
-            item.message.as_mut().unwrap().headers.push(header);
-            let limits = MessageLimits {
-                batch_bytes_max: 1_000,
-                ..LIMITS
-            };
-            let stored = batch(vec![item], &limits, &trace).unwrap();
-            let headers = v1::Message::decode(stored[0].message.clone())
-                .unwrap()
-                .headers
-                .len();
-            assert_eq!(
-                stored[0].given.is_some(),
-                headers == 2,
-                "what was given is known"
-            );
-            headers
+    fn what_was_given_is_known_where_a_trace_was_added() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let mut request = tonic::Request::new(());
+        let metadata = request.metadata_mut();
+        metadata.insert("traceparent", parent.parse().unwrap());
+        let limits = MessageLimits {
+            batch_bytes_max: 1_000,
+            ..LIMITS
         };
-        assert_eq!(with_own("other"), 2);
-        assert_eq!(with_own(TRACEPARENT), 1);
+        let stored = batch(vec![item(b"x")], &limits, &Trace::of(&request)).unwrap();
+        let given = message::stored(item(b"x").message.as_ref().unwrap());
+        assert_eq!(stored[0].given.as_ref(), Some(&given));
+        let untraced = batch(vec![item(b"x")], &limits, &Trace::default()).unwrap();
+        assert_eq!((&untraced[0].given, &untraced[0].message), (&None, &given));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ticketrail_broker::Admission;
 use ticketrail_proto::error::{Problem, Reason};
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -10,7 +12,10 @@ use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::counted;
+use super::guarded::Connection;
 use crate::limits;
+use crate::metrics::Calls;
 
 const STATUS: &str = "grpc-status";
 const DETAILS: &str = "grpc-status-details-bin";
@@ -33,17 +38,25 @@ impl Deadline {
     }
 }
 
-/// What every call passes: its deadline is read, a call that hangs is cut off, and a status that is
+/// What every call passes: its bytes are counted, its deadline is read, a call that hangs is cut off, and a status that is
 /// not one of ours (tonic's about a request that is too large, not protobuf, or of an unknown method)
-/// gets the details that every status of ours has.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CallLayer;
+/// gets the details that every status of ours has. And every call is counted.
+#[derive(Clone, Debug)]
+pub(crate) struct CallLayer {
+    pub(crate) calls: Arc<Calls>,
+    pub(crate) admission: Arc<Admission>,
+    /// The largest request that is decoded.
+    pub(crate) request_bytes_max: usize,
+}
 
 impl<S> Layer<S> for CallLayer {
     type Service = CallService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CallService { inner }
+        CallService {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -51,11 +64,12 @@ impl<S> Layer<S> for CallLayer {
 #[derive(Clone, Debug)]
 pub(crate) struct CallService<S> {
     inner: S,
+    layer: CallLayer,
 }
 
-impl<S, B> Service<Request<B>> for CallService<S>
+impl<S> Service<Request<Body>> for CallService<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -66,7 +80,27 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let CallLayer {
+            calls,
+            admission,
+            request_bytes_max,
+        } = &self.layer;
+        let call = calls.begin(request.uri().path());
+        if counted::is_unary_publish(request.uri().path())
+            && let Err(problem) = admission.check_publish()
+        {
+            let (parts, body) = problem.into_status().into_http::<Body>().into_parts();
+            let body = call.watch(&parts.headers, body);
+            return Box::pin(async move { Ok(Response::from_parts(parts, body)) });
+        }
+        let connection = request.extensions().get::<Connection>();
+        let connection = connection.map(|connection| connection.publish.clone());
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path();
+        let (body, shares) = counted::count(path, body, admission, connection, *request_bytes_max);
+        let mut request = Request::from_parts(parts, body);
+        request.extensions_mut().insert(shares.clone());
         let now = Instant::now();
         let asked = timeout(request.headers());
         let deadline = now + asked.unwrap_or(limits::DEADLINE_DEFAULT);
@@ -77,10 +111,15 @@ where
             });
         let answer = self.inner.call(request);
         Box::pin(async move {
-            match tokio::time::timeout_at(cut_off, answer).await {
-                Ok(answer) => answer.map(with_details),
-                Err(_) => Ok(deadline_passed().into_status().into_http()),
-            }
+            // What a call took is given back when it is answered; streams keep their own.
+            let _shares = shares;
+            let answer = match tokio::time::timeout_at(cut_off, answer).await {
+                Ok(answer) => with_details(answer?),
+                Err(_) => deadline_passed().into_status().into_http(),
+            };
+            let (parts, body) = answer.into_parts();
+            let body = call.watch(&parts.headers, body);
+            Ok(Response::from_parts(parts, body))
         })
     }
 }

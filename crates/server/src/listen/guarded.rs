@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use ticketrail_broker::{Admission, Bound, Budget};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
@@ -14,6 +15,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::limits;
+use crate::metrics::{self, Connections};
 
 /// The HTTP/2 preface and an empty SETTINGS frame: the least that a client says at first.
 const GREETING_BYTES: usize = 24 + 9;
@@ -24,7 +26,31 @@ pub(crate) struct Guarded {
     stream: TcpStream,
     killed: Pin<Box<WaitForCancellationFutureOwned>>,
     greeting: Option<Greeting>,
+    connection: Connection,
     _room: OwnedSemaphorePermit,
+    _counted: metrics::Connection,
+}
+
+/// What a connection may have under way. A request extension.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    /// Bytes of publishes.
+    pub(crate) publish: Budget,
+}
+
+/// What a listener lets in.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    /// Connections at a time; more are closed.
+    pub(crate) connections_max: usize,
+    /// Where connections are counted.
+    pub(crate) counts: Arc<Connections>,
+    /// Time for the greeting.
+    pub(crate) greeting_wait: Duration,
+    /// Bytes of publishes under way on one connection.
+    pub(crate) connection_bytes_max: u32,
+    /// For clients: those too many are told so, and counted here.
+    pub(crate) admission: Option<Arc<Admission>>,
 }
 
 struct Greeting {
@@ -32,56 +58,109 @@ struct Greeting {
     deadline: Pin<Box<Sleep>>,
 }
 
-/// The connections of a listener, up to [`limits::CONNECTIONS_MAX`] at a time; more are closed.
+/// What the connections of a listener share.
+struct Lobby {
+    door: Door,
+    room: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+    kill: CancellationToken,
+}
+
+/// The connections of a listener that its door lets in.
 pub(crate) fn accept(
     listener: TcpListener,
     kill: CancellationToken,
-    greeting_wait: Duration,
+    door: Door,
 ) -> impl Stream<Item = io::Result<Guarded>> {
-    let room = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
-    futures::stream::unfold(
-        (listener, room, kill),
-        move |(listener, room, kill)| async move {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, from)) => {
-                        if let Some(guarded) = guard(stream, from, &room, &kill, greeting_wait) {
-                            return Some((Ok(guarded), (listener, room, kill)));
-                        }
-                    }
-                    Err(error) => {
-                        // Mostly out of file descriptors: asking again at once would only burn time.
-                        tracing::warn!(%error, "a connection cannot be accepted");
-                        tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+    let lobby = Lobby {
+        room: Arc::new(Semaphore::new(door.connections_max)),
+        turned_away: Arc::new(Semaphore::new(limits::TURNED_AWAY_MAX)),
+        door,
+        kill,
+    };
+    futures::stream::unfold((listener, lobby), move |(listener, lobby)| async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    if let Some(guarded) = lobby.guard(stream, from) {
+                        return Some((Ok(guarded), (listener, lobby)));
                     }
                 }
+                Err(error) => {
+                    // Mostly out of file descriptors: asking again at once would only burn time.
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+                }
             }
-        },
-    )
+        }
+    })
 }
 
-fn guard(
-    stream: TcpStream,
-    from: SocketAddr,
-    room: &Arc<Semaphore>,
-    kill: &CancellationToken,
-    greeting_wait: Duration,
-) -> Option<Guarded> {
-    let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
-        tracing::warn!(%from, max = limits::CONNECTIONS_MAX, "too many connections, one is refused");
-        return None;
-    };
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%from, %error, "a connection ended at once");
-        return None;
+impl Lobby {
+    fn guard(&self, stream: TcpStream, from: SocketAddr) -> Option<Guarded> {
+        let door = &self.door;
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+            turn_away(stream, from, door, &self.turned_away);
+            return None;
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%from, %error, "a connection ended at once");
+            return None;
+        }
+        let deadline = Box::pin(tokio::time::sleep(door.greeting_wait));
+        Some(Guarded {
+            stream,
+            killed: Box::pin(self.kill.clone().cancelled_owned()),
+            greeting: Some(Greeting { bytes: 0, deadline }),
+            connection: Connection {
+                publish: Budget::new(door.connection_bytes_max),
+            },
+            _room: permit,
+            _counted: door.counts.accept(),
+        })
     }
-    let deadline = Box::pin(tokio::time::sleep(greeting_wait));
-    Some(Guarded {
-        stream,
-        killed: Box::pin(kill.clone().cancelled_owned()),
-        greeting: Some(Greeting { bytes: 0, deadline }),
-        _room: permit,
-    })
+}
+
+/// Says goodbye to a connection that has no place, in words that its client can show, and gives it
+/// a moment to read them.
+fn turn_away(mut stream: TcpStream, from: SocketAddr, door: &Door, at_once: &Arc<Semaphore>) {
+    door.counts.refuse();
+    tracing::debug!(%from, max = door.connections_max, "too many connections, one is refused");
+    let Some(admission) = &door.admission else {
+        return;
+    };
+    admission.count_refusal(Bound::Connections);
+    let Ok(permit) = Arc::clone(at_once).try_acquire_owned() else {
+        return;
+    };
+    let farewell = farewell(&format!(
+        "this node has {} connections, as many as it may (`{}`); close some, or use another node",
+        door.connections_max,
+        Bound::Connections.setting()
+    ));
+    tokio::spawn(async move {
+        let said = async {
+            stream.write_all(&farewell).await?;
+            stream.shutdown().await?;
+            // Closing while something is unread would take the words back.
+            let mut unread = [0; 1_024];
+            while stream.read(&mut unread).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // Whoever does not listen, or is gone, needs no words.
+        let _ = tokio::time::timeout(limits::TURN_AWAY_WAIT_MAX, said).await;
+        drop(permit);
+    });
+}
+
+/// Empty HTTP/2 settings and a GOAWAY of ENHANCE_YOUR_CALM that says why.
+fn farewell(why: &str) -> Vec<u8> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const NO_STREAM_ENHANCE_YOUR_CALM: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 0xb];
+    let length = u8::try_from(NO_STREAM_ENHANCE_YOUR_CALM.len() + why.len()).unwrap_or(u8::MAX);
+    let why = &why.as_bytes()[..usize::from(length) - NO_STREAM_ENHANCE_YOUR_CALM.len()];
+    let goaway = [0, 0, length, 7, 0, 0, 0, 0, 0];
+    [&SETTINGS[..], &goaway, &NO_STREAM_ENHANCE_YOUR_CALM, why].concat()
 }
 
 impl Guarded {
@@ -148,21 +227,33 @@ impl AsyncWrite for Guarded {
 }
 
 impl Connected for Guarded {
-    type ConnectInfo = ();
+    type ConnectInfo = Connection;
 
-    fn connect_info(&self) -> Self::ConnectInfo {}
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.connection.clone()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures::StreamExt;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use ticketrail_broker::AdmissionConfig;
+
+    fn door(connections_max: usize) -> Door {
+        Door {
+            connections_max,
+            connection_bytes_max: 1 << 20,
+            greeting_wait: Duration::from_millis(50),
+            counts: Arc::default(),
+            admission: Some(Arc::new(Admission::new(AdmissionConfig::default()))),
+        }
+    }
 
     async fn pair(kill: &CancellationToken) -> (TcpStream, Guarded) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut accepted = Box::pin(accept(listener, kill.clone(), Duration::from_millis(50)));
+        let mut accepted = Box::pin(accept(listener, kill.clone(), door(1)));
         let client = TcpStream::connect(address).await.unwrap();
         (client, accepted.next().await.unwrap().unwrap())
     }
@@ -172,6 +263,29 @@ mod tests {
         let (_client, mut guarded) = pair(&CancellationToken::new()).await;
         let error = guarded.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_connection_too_many_is_told_why() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let door = door(1);
+        let admission = door.admission.clone().unwrap();
+        let counts = Arc::clone(&door.counts);
+        let mut accepted = Box::pin(accept(listener, CancellationToken::new(), door));
+        let _first = TcpStream::connect(address).await.unwrap();
+        let _guarded = accepted.next().await.unwrap().unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(&[0; 64]).await.unwrap();
+        let mut said = Vec::new();
+        tokio::select! {
+            read = second.read_to_end(&mut said) => drop(read.unwrap()),
+            _ = accepted.next() => panic!("there is room for one"),
+        }
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("limits.connections_max"), "{said}");
+        assert_eq!(admission.refusals().of(Bound::Connections), 1);
+        assert_eq!(counts.counts(), (1, 1, 1));
     }
 
     #[tokio::test]

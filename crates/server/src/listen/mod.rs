@@ -2,10 +2,12 @@
 //! that keep a silent or hostile peer from holding anything for long.
 
 mod call;
+mod counted;
 mod guarded;
 
 pub(crate) use call::{CallLayer, Deadline, frame_problem};
-pub(crate) use guarded::accept;
+pub(crate) use counted::{MessageShare, MessageShares};
+pub(crate) use guarded::{Door, accept};
 
 use tonic::transport::Server;
 

@@ -5,9 +5,11 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use ticketrail_broker::{Broker, LinkError};
 use ticketrail_core::{BootId, NodeId};
 use ticketrail_proto::error::{Problem, Reason};
+use ticketrail_proto::peer;
 use ticketrail_proto::peer::peer_service_server::PeerService;
 use ticketrail_proto::peer::{
-    AppendEntriesRequest, AppendEntriesResponse, ForwardRequest, ForwardResponse, Header,
+    AdmitRequest, AdmitResponse, AppendEntriesRequest, AppendEntriesResponse, ChangeMembersRequest,
+    ChangeMembersResponse, ForwardRequest, ForwardResponse, Header, HelloRequest, HelloResponse,
     NotProposed, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse, Taken,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse, forward_response,
 };
@@ -22,8 +24,8 @@ use crate::limits;
 /// The answering half: `ticketrail.peer.v1.PeerService`.
 #[derive(Clone)]
 pub(crate) struct PeerEndpoint {
-    peers: Peers,
-    broker: Broker,
+    pub(super) peers: Peers,
+    pub(super) broker: Broker,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -35,7 +37,11 @@ impl PeerEndpoint {
     }
 
     /// Checks a message's header and notes its sender.
-    fn check(&self, header: Option<&Header>, wall_ms: u64) -> Result<(NodeId, BootId), Problem> {
+    pub(super) fn check(
+        &self,
+        header: Option<&Header>,
+        wall_ms: u64,
+    ) -> Result<(NodeId, BootId), Problem> {
         let checked = self.peers.me().check(header);
         match &checked {
             Ok((node, boot)) => self.peers.heard(*node, *boot, wall_ms),
@@ -46,6 +52,7 @@ impl PeerEndpoint {
 
     async fn ask(&self, request: PeerRequest) -> Result<PeerResponse, Status> {
         self.check(request.header(), 0)?;
+        self.peers.gate().check()?;
         let answer = self.broker.replica().handle(request).await;
         answer.map_err(|refusal| refused(&refusal).into_status())
     }
@@ -57,49 +64,71 @@ impl PeerEndpoint {
     ) {
         // Pushed, and so first polled, in the order in which they came: that is their order in Raft.
         let mut working = FuturesOrdered::new();
+        let mut from = None;
         loop {
             let answer = tokio::select! {
                 biased;
                 Some(answer) = working.next() => answer,
                 request = requests.message(), if working.len() < limits::PEER_WORK_MAX => {
-                    let taken = match request {
-                        Ok(Some(request)) => self.take_append(request),
-                        Ok(None) | Err(_) => return,
-                    };
-                    match taken {
-                        Ok(answer) => {
+                    let Ok(Some(request)) = request else { break };
+                    match self.take_append(request) {
+                        Ok((sender, answer)) => {
+                            from = Some(sender);
                             working.push_back(answer);
                             continue;
                         }
                         Err(problem) => Err(problem.into_status()),
                     }
                 }
-                () = answers.closed() => return,
+                () = answers.closed() => break,
             };
             let failed = answer.is_err();
             if answers.send(answer).await.is_err() || failed {
-                return;
+                break;
             }
+        }
+        if let Some(sender) = from {
+            self.entries_ended(sender).await;
+        }
+    }
+
+    /// A stream of entries ended. If it was the leader's, and nobody listens at its address any more,
+    /// its process is gone: the others need not wait for its lease to end.
+    async fn entries_ended(&self, sender: NodeId) {
+        let lead = *self.broker.leadership().borrow();
+        if lead.leader == Some(sender) && self.peers.is_gone(sender).await {
+            tracing::info!(leader = %sender, term = lead.term, "the leader's process is gone");
+            self.broker.replica().succeed(sender, lead.term).await;
         }
     }
 
     fn take_append(
         &self,
         request: AppendEntriesRequest,
-    ) -> Result<impl Future<Output = Result<AppendEntriesResponse, Status>> + use<>, Problem> {
-        self.check(request.header.as_ref(), request.wall_clock_ms)?;
+    ) -> Result<
+        (
+            NodeId,
+            impl Future<Output = Result<AppendEntriesResponse, Status>> + use<>,
+        ),
+        Problem,
+    > {
+        let (sender, _) = self.check(request.header.as_ref(), request.wall_clock_ms)?;
+        self.peers.gate().check()?;
+        self.peers.heard_pressure(sender, request.pressure);
         let replica = self.broker.replica().clone();
         let peers = self.peers.clone();
-        Ok(async move {
+        let answer = async move {
             match replica.handle(PeerRequest::AppendEntries(request)).await {
                 Ok(PeerResponse::AppendEntries(mut answer)) => {
                     answer.wall_clock_ms = peers.wall_ms();
+                    answer.pressure = peers.own_pressure();
                     Ok(answer)
                 }
                 Ok(_) => Err(mismatch()),
                 Err(refusal) => Err(refused(&refusal).into_status()),
             }
-        })
+        };
+        Ok((sender, answer))
     }
 
     async fn take_forwards(
@@ -118,7 +147,14 @@ impl PeerEndpoint {
 
     fn take_forward(&self, request: ForwardRequest) -> Result<ForwardResponse, Problem> {
         let (sender, _) = self.check(request.header.as_ref(), 0)?;
-        let result = match self.broker.accept_forward(request.term, request.commands) {
+        self.peers.gate().check()?;
+        // A node that was removed has no say, also where it does not know yet.
+        let taken = if self.peers.knows(sender) {
+            self.broker.accept_forward(request.term, request.commands)
+        } else {
+            Err(LinkError::NotTaken)
+        };
+        let result = match taken {
             Ok(()) => forward_response::Result::Taken(Taken {}),
             Err(LinkError::NotTaken | LinkError::Broken) => {
                 forward_response::Result::NotProposed(NotProposed {
@@ -143,7 +179,9 @@ fn refused(refusal: &PeerRefusal) -> Problem {
             Problem::wrong_cluster(refusal)
         }
         PeerRefusal::Malformed(what) => Problem::invalid_field("request", format!("whole: {what}")),
-        PeerRefusal::Stopped => crate::node::shutting_down(),
+        PeerRefusal::Stopped => {
+            Problem::new(Reason::ShuttingDown, "this node stops").retry_after(limits::RETRY_AFTER)
+        }
     }
 }
 
@@ -186,6 +224,55 @@ impl PeerService for PeerEndpoint {
         request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexResponse>, Status> {
         ask!(self, request, ReadIndex)
+    }
+
+    async fn hello(
+        &self,
+        request: Request<HelloRequest>,
+    ) -> Result<Response<HelloResponse>, Status> {
+        Ok(Response::new(self.greet(request.get_ref())?))
+    }
+
+    async fn admit(
+        &self,
+        request: Request<AdmitRequest>,
+    ) -> Result<Response<AdmitResponse>, Status> {
+        Ok(Response::new(self.take_in(request.into_inner()).await?))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<ChangeMembersRequest>,
+    ) -> Result<Response<ChangeMembersResponse>, Status> {
+        Ok(Response::new(self.change(request.into_inner()).await?))
+    }
+
+    async fn offer_snapshot(
+        &self,
+        request: Request<peer::OfferSnapshotRequest>,
+    ) -> Result<Response<peer::OfferSnapshotResponse>, Status> {
+        ask!(self, request, OfferSnapshot)
+    }
+
+    async fn open_snapshot(
+        &self,
+        request: Request<peer::OpenSnapshotRequest>,
+    ) -> Result<Response<peer::OpenSnapshotResponse>, Status> {
+        ask!(self, request, OpenSnapshot)
+    }
+
+    async fn read_snapshot(
+        &self,
+        request: Request<peer::ReadSnapshotRequest>,
+    ) -> Result<Response<peer::ReadSnapshotResponse>, Status> {
+        ask!(self, request, ReadSnapshot)
+    }
+
+    async fn close_snapshot(
+        &self,
+        request: Request<peer::CloseSnapshotRequest>,
+    ) -> Result<Response<peer::CloseSnapshotResponse>, Status> {
+        ask!(self, request, CloseSnapshot)
     }
 
     type AppendEntriesStream = Answers<AppendEntriesResponse>;

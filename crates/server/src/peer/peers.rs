@@ -1,23 +1,26 @@
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ticketrail_broker::{Broker, Link, LinkError};
-use ticketrail_core::{BootId, NodeId};
+use ticketrail_core::{BootId, DiskId, NodeId};
 use ticketrail_proto::peer::peer_service_client::PeerServiceClient;
 use ticketrail_proto::peer::{
     AppendEntriesRequest, AppendEntriesResponse, ForwardRequest, ForwardResponse, Header,
     forward_response,
 };
 use ticketrail_raft::{PeerRequest, PeerResponse, Transport, TransportError};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use super::gate::Gate;
 use super::header::Me;
 use super::lane::{Lane, LaneError, Open, describe};
 use super::pause::Pause;
@@ -32,6 +35,8 @@ pub(crate) struct Peers(Arc<Shared>);
 
 struct Shared {
     me: Me,
+    disk: DiskId,
+    gate: Gate,
     wall_clock: WallClock,
     /// Is told of every peer that was heard of.
     broker: RwLock<Option<Broker>>,
@@ -58,10 +63,12 @@ struct Seen {
 
 impl Peers {
     /// Knows nobody yet.
-    pub(crate) fn new(me: Me, wall_clock: WallClock) -> Self {
+    pub(crate) fn new(me: Me, disk: DiskId, wall_clock: WallClock) -> Self {
         let (broker, links) = (RwLock::default(), RwLock::default());
         Self(Arc::new(Shared {
             me,
+            disk,
+            gate: Gate::new(),
             wall_clock,
             broker,
             links,
@@ -96,6 +103,33 @@ impl Peers {
         self.0.me
     }
 
+    /// This node's disk.
+    pub(crate) fn disk(&self) -> DiskId {
+        self.0.disk
+    }
+
+    /// What keeps this node out of Raft until it may take part.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    /// Whether a node is a member, as far as this node knows.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.contains_key(&node)
+    }
+
+    /// All other members, as far as this node knows.
+    pub(crate) fn others(&self) -> Vec<NodeId> {
+        let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.keys().copied().collect()
+    }
+
+    /// To ask a peer something.
+    pub(super) fn client(&self, node: NodeId) -> Option<PeerServiceClient<Channel>> {
+        Some(self.link(node)?.client.clone())
+    }
+
     /// This node's wall clock.
     pub(crate) fn wall_ms(&self) -> u64 {
         (self.0.wall_clock)()
@@ -120,10 +154,36 @@ impl Peers {
         let Some(link) = self.link(node) else { return };
         link.pause.over();
         let wall_ms = link.note(boot, wall_ms);
-        let broker = self.0.broker.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(broker) = &*broker {
+        if let Some(broker) = &*self.broker() {
             broker.observe_peer(node, boot, wall_ms);
         }
+    }
+
+    /// A peer said what is short there, or on any node that it leads.
+    pub(crate) fn heard_pressure(&self, node: NodeId, pressure: u32) {
+        if let Some(broker) = &*self.broker() {
+            broker.admission().heard(node, pressure);
+        }
+    }
+
+    /// What is short on this node.
+    pub(crate) fn own_pressure(&self) -> u32 {
+        let broker = self.broker();
+        broker
+            .as_ref()
+            .map_or(0, |broker| broker.admission().own_pressure())
+    }
+
+    /// What is short on this node, or on one that it leads.
+    fn pressure_of_all(&self) -> u32 {
+        let broker = self.broker();
+        broker
+            .as_ref()
+            .map_or(0, |broker| broker.admission().pressure_of_all())
+    }
+
+    pub(super) fn broker(&self) -> RwLockReadGuard<'_, Option<Broker>> {
+        self.0.broker.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The run of a node's process, where it is known.
@@ -136,6 +196,24 @@ impl Peers {
         seen.map(|seen| seen.boot)
     }
 
+    /// Nobody listens at a peer's address: its host says so at once, so its process is gone. A peer
+    /// that cannot be asked is not known to be gone.
+    pub(crate) async fn is_gone(&self, node: NodeId) -> bool {
+        let Some(link) = self.link(node) else {
+            return false;
+        };
+        // A process that dies closes its connections and its listener one after the other.
+        for _ in 0..limits::GONE_TRIES {
+            let dialled = timeout(limits::GONE_WAIT_MAX, TcpStream::connect(&link.address)).await;
+            match dialled {
+                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => return true,
+                Ok(Ok(_)) => tokio::time::sleep(limits::GONE_PAUSE).await,
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
+        false
+    }
+
     fn link(&self, node: NodeId) -> Option<Arc<PeerLink>> {
         self.0
             .links
@@ -146,7 +224,7 @@ impl Peers {
     }
 
     /// An answer counts only when it is of the node that was asked.
-    fn check_answer(
+    pub(super) fn check_answer(
         &self,
         target: NodeId,
         header: Option<&Header>,
@@ -243,6 +321,7 @@ impl Transport for Peers {
         let answer = match request {
             PeerRequest::AppendEntries(mut request) => {
                 request.wall_clock_ms = self.wall_ms();
+                request.pressure = self.pressure_of_all();
                 let answer = link.entries.call(request);
                 async move {
                     let answer = answer.await.map_err(|error| lane_error(target, error))?;
@@ -262,6 +341,9 @@ impl Transport for Peers {
             peers
                 .check_answer(target, answer.header(), wall_ms)
                 .map_err(|reason| TransportError::Refused { target, reason })?;
+            if let PeerResponse::AppendEntries(answer) = &answer {
+                peers.heard_pressure(target, answer.pressure);
+            }
             Ok(answer)
         }
         .boxed()
@@ -294,6 +376,22 @@ async fn unary(
             .read_index(request)
             .await
             .map(|answer| PeerResponse::ReadIndex(answer.into_inner())),
+        PeerRequest::OfferSnapshot(request) => client
+            .offer_snapshot(request)
+            .await
+            .map(|answer| PeerResponse::OfferSnapshot(answer.into_inner())),
+        PeerRequest::OpenSnapshot(request) => client
+            .open_snapshot(request)
+            .await
+            .map(|answer| PeerResponse::OpenSnapshot(answer.into_inner())),
+        PeerRequest::ReadSnapshot(request) => client
+            .read_snapshot(request)
+            .await
+            .map(|answer| PeerResponse::ReadSnapshot(answer.into_inner())),
+        PeerRequest::CloseSnapshot(request) => client
+            .close_snapshot(request)
+            .await
+            .map(|answer| PeerResponse::CloseSnapshot(answer.into_inner())),
         PeerRequest::AppendEntries(_) => {
             let reason = "entries go through their lane".to_owned();
             return Err(TransportError::Refused { target, reason });

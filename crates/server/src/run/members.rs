@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use ticketrail_core::NodeId;
-use ticketrail_raft::{BootstrapError, Member, PeerAddress, Replica};
+use ticketrail_raft::{Member, PeerAddress, Replica};
 use ticketrail_storage::{OsDisk, identity};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::RunError;
-use crate::config::{Bootstrap, ServerConfig};
+use super::{RunError, join};
+use crate::config::{Bootstrap, Entrance, ServerConfig};
 use crate::limits;
 use crate::peer::Peers;
 
 /// The cluster that the folder belongs to, or that shall be made in it.
-pub(super) fn cluster_id(config: &ServerConfig) -> Result<u128, RunError> {
+pub(super) async fn cluster_id(config: &ServerConfig) -> Result<u128, RunError> {
     let folder = config.data_dir.join("log");
     let found = if folder.is_dir() {
         let disk = OsDisk::new(&folder)
@@ -25,21 +25,25 @@ pub(super) fn cluster_id(config: &ServerConfig) -> Result<u128, RunError> {
     };
     let shown = config.data_dir.display().to_string();
     let found = found.map(|identity| identity.cluster_id);
-    match (found, &config.bootstrap) {
-        (
-            Some(found),
-            Some(Bootstrap {
-                given_id: Some(given),
-                ..
-            }),
-        ) if found != *given => Err(RunError::OtherCluster {
+    let given = config.cluster_id;
+    match (found, given) {
+        (Some(found), Some(given)) if found != given => Err(RunError::OtherCluster {
             folder: shown,
             found,
-            given: *given,
+            given,
         }),
         (Some(found), _) => Ok(found),
-        (None, Some(bootstrap)) => Ok(bootstrap.cluster_id),
-        (None, None) => Err(RunError::NotBootstrapped { folder: shown }),
+        (None, _) => match &config.entrance {
+            Entrance::Bootstrap(bootstrap) => Ok(bootstrap.cluster_id),
+            Entrance::Join { endpoints, .. } => {
+                let found = join::cluster_id(endpoints).await?;
+                match given.filter(|given| *given != found) {
+                    Some(given) => Err(RunError::JoinsOther { found, given }),
+                    None => Ok(found),
+                }
+            }
+            Entrance::None => given.ok_or(RunError::NotBootstrapped { folder: shown }),
+        },
     }
 }
 
@@ -66,21 +70,6 @@ pub(super) fn set_addresses(
         .map(|(node, address)| (*node, address.peer.clone()))
         .collect();
     peers.set_addresses(&addresses).map_err(RunError::Start)
-}
-
-/// Forms the cluster where there is none.
-pub(super) async fn form_cluster(
-    replica: &Replica,
-    members: BTreeMap<NodeId, PeerAddress>,
-) -> Result<(), RunError> {
-    if replica.is_initialized() {
-        return Ok(());
-    }
-    match replica.bootstrap(members).await {
-        // Another member was quicker.
-        Ok(()) | Err(BootstrapError::AlreadyInitialized) => Ok(()),
-        Err(error) => Err(RunError::Start(error.to_string())),
-    }
 }
 
 /// Keeps the ways to the others as the log says that they are, until the node stops.

@@ -1,8 +1,12 @@
 //! Start and stop of a node.
 
+mod enter;
+mod join;
+mod measure;
 mod members;
 mod routes;
 mod running;
+mod standing;
 
 use std::io;
 use std::path::Path;
@@ -31,7 +35,8 @@ pub enum RunError {
     },
     /// The data folder is empty and nothing says which cluster to make.
     #[error(
-        "`{folder}` is empty: give `bootstrap` with the first members for the very first start"
+        "`{folder}` is empty: give `bootstrap` with the first members for the very first start of a cluster, `join` with \
+         endpoints of members to come into one, or `cluster_id` to wait until this node is added"
     )]
     NotBootstrapped {
         /// Which.
@@ -43,6 +48,14 @@ pub enum RunError {
         /// Which.
         folder: String,
         /// Whose it is.
+        found: u128,
+        /// What the configuration says.
+        given: u128,
+    },
+    /// The cluster that is to be joined is another one.
+    #[error("the members to join are of cluster {found:032x}, `cluster_id` says {given:032x}")]
+    JoinsOther {
+        /// Which they are of.
         found: u128,
         /// What the configuration says.
         given: u128,
@@ -88,8 +101,8 @@ async fn bind(address: &str) -> Result<TcpListener, RunError> {
     })
 }
 
-/// Runs a node until `shutdown` resolves, then stops it: no new connections, streams end with
-/// UNAVAILABLE, calls get up to 10 s.
+/// Runs a node until `shutdown` resolves, then stops it: leadership is handed over, streams are sent
+/// to other nodes, calls are answered; all within `stop.timeout_ms` and a moment.
 ///
 /// # Errors
 /// When the node cannot start, or must stop by itself; see [`RunError`].
@@ -113,13 +126,16 @@ pub async fn run_on(
 /// Opens the disk of a folder.
 pub type DiskOf = Arc<dyn Fn(&Path) -> io::Result<Arc<dyn Disk>> + Send + Sync>;
 
-/// The machine under a node: the seam at which tests put a disk that fails and a clock that is wrong.
+/// The machine under a node: the seam at which tests put a disk that fails, a clock that is wrong
+/// and a state that goes wrong.
 #[derive(Clone)]
 pub struct Machine {
     /// Opens the disks of log and snapshots.
     pub disk_of: DiskOf,
     /// Reads the wall clock: UTC, milliseconds since 1970.
     pub wall_clock: WallClockSource,
+    /// This entry of the log is applied otherwise than on other nodes: memory that flips a bit.
+    pub planted_divergence: Option<u64>,
 }
 
 impl Default for Machine {
@@ -128,6 +144,7 @@ impl Default for Machine {
         Self {
             disk_of: Arc::new(|folder| Ok(Arc::new(OsDisk::new(folder)?))),
             wall_clock: Arc::new(wall_ms),
+            planted_divergence: None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What clients can call.
 
+use std::sync::Arc;
+
 use ticketrail_proto::PUBLIC_DESCRIPTORS;
 use ticketrail_proto::v1::cluster_service_server::ClusterServiceServer;
 use ticketrail_proto::v1::consumer_service_server::ConsumerServiceServer;
@@ -32,7 +34,11 @@ pub(super) fn routes(
         };
     }
     let mut routes = server()
-        .layer(CallLayer)
+        .layer(CallLayer {
+            calls: Arc::clone(&node.calls),
+            admission: Arc::clone(node.broker.admission()),
+            request_bytes_max: request_max,
+        })
         .add_service(service!(PublisherServiceServer, Publisher))
         .add_service(service!(ConsumerServiceServer, Consumer))
         .add_service(service!(TopologyServiceServer, Topology))

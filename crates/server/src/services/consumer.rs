@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ticketrail_broker::{PeekedMessage, ReceiveRequest};
+use ticketrail_broker::{Bound, PeekedMessage, ReceiveRequest};
 use ticketrail_core::command::SettleRange;
 use ticketrail_core::view::MessageState;
 use ticketrail_core::{Offset, SettleStatus, limits as core};
@@ -15,8 +15,8 @@ use super::consume_stream;
 use super::stream::{Frames, Outbox};
 use crate::convert::{self, Checked, Receipts, duration_to_proto};
 use crate::limits;
-use crate::listen::Deadline;
-use crate::node::{SharedNode, shutting_down};
+use crate::listen::{Deadline, MessageShares};
+use crate::node::SharedNode;
 
 /// `ticketrail.v1.ConsumerService`.
 pub(crate) struct Consumer(pub(crate) SharedNode);
@@ -30,12 +30,15 @@ impl ConsumerService for Consumer {
         request: Request<Streaming<v1::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
         self.0.check_forward(&request)?;
+        self.0.check_serving()?;
+        let place = self.0.broker.admission().place(Bound::Consumers)?;
+        let shares = MessageShares::of(&request);
         let (outbox, frames) = Outbox::new();
-        tokio::spawn(consume_stream::serve(
-            self.0.clone(),
-            request.into_inner(),
-            outbox,
-        ));
+        let serve = consume_stream::serve(self.0.clone(), request.into_inner(), shares, outbox);
+        self.0.streams.spawn(async move {
+            serve.await;
+            drop(place);
+        });
         Ok(Response::new(frames))
     }
 
@@ -71,14 +74,15 @@ impl Consumer {
         let request = request.into_inner();
         let asked = receive_request(&request)?;
         let receipts = Receipts::new(self.0.cluster_id, &request.namespace, &request.queue);
-        let received = tokio::select! {
-            received = self.0.broker.receive(asked, deadline) => received,
-            () = self.0.stop.cancelled() => Err(shutting_down()),
-        };
-        let (position, deliveries) = received?;
+        self.0.check_serving()?;
+        let _place = self.0.broker.admission().place(Bound::LongPolls)?;
+        let (position, deliveries) = self.0.broker.receive(asked, deadline).await?;
         let found = !deliveries.is_empty();
+        let deliveries = receipts.deliveries(deliveries, 0)?;
+        // They are settled by receipt, maybe elsewhere: nobody waits for it here.
+        let _ = self.0.spans.deliver(&request.queue, &deliveries);
         Ok(v1::ReceiveResponse {
-            deliveries: receipts.deliveries(deliveries, 0)?,
+            deliveries,
             receive_attempt_id: request.receive_attempt_id,
             position: position.filter(|_| found).map(convert::commit_position),
         })

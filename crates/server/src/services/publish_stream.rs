@@ -4,31 +4,44 @@
 use std::collections::VecDeque;
 
 use futures::FutureExt;
-use ticketrail_broker::{Confirm, Producer, PublishStream};
+use ticketrail_broker::{Confirm, Producer, PublishStream, Published};
 use ticketrail_proto::error::{Problem, Reason};
 use ticketrail_proto::v1::{self, publish_stream_request, publish_stream_response};
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
 
+use super::flow::Flow;
 use super::stream::{Gone, Outbox, next_frame};
 use crate::convert::{self, Checked, Trace};
 use crate::limits;
-use crate::node::{SharedNode, shutting_down};
+use crate::listen::{MessageShare, MessageShares};
+use crate::node::SharedNode;
+use crate::spans::Publishing;
 
 type Frames = Streaming<v1::PublishStreamRequest>;
 type Out = Outbox<v1::PublishStreamResponse>;
 
 /// Serves one stream to its end.
-pub(super) async fn serve(node: SharedNode, trace: Trace, mut frames: Frames, mut outbox: Out) {
+pub(super) async fn serve(
+    node: SharedNode,
+    trace: Trace,
+    mut frames: Frames,
+    shares: MessageShares,
+    mut outbox: Out,
+) {
     let opened = tokio::select! {
         opened = open(&node, &mut frames) => opened,
-        () = node.stop.cancelled() => Err(shutting_down()),
+        () = node.stopping.drains() => Err(node.shutting_down()),
         () = outbox.gone() => return,
     };
     let end = match opened {
         Ok((stream, opened, next_sequence)) => {
             outbox.push(frame(publish_stream_response::Frame::Opened(opened)));
+            // That of the first frame, which is answered.
+            drop(shares.next());
             let session = Session {
+                flow: Flow::new(node.broker.admission(), &shares),
+                shares,
                 node,
                 trace,
                 stream,
@@ -186,27 +199,51 @@ impl NextSequence {
 
 struct Session {
     node: SharedNode,
+    flow: Flow,
+    shares: MessageShares,
     trace: Trace,
     stream: PublishStream,
     next_sequence: NextSequence,
-    /// Messages and bytes of each frame that is not confirmed.
-    under_way: VecDeque<(u64, u64)>,
+    /// Each frame that is not confirmed.
+    under_way: VecDeque<UnderWay>,
     bytes: u64,
+}
+
+/// What a frame holds until it is confirmed.
+struct UnderWay {
+    messages: u64,
+    bytes: u64,
+    publishing: Publishing,
+    _share: Option<MessageShare>,
 }
 
 impl Session {
     async fn run(mut self, mut frames: Frames, outbox: &mut Out) -> Result<(), End> {
-        let mut open = true;
+        let (mut open, mut leaving) = (true, false);
+        let (alone, stopping) = (self.node.alone.clone(), self.node.stopping.clone());
         loop {
             if !open && self.under_way.is_empty() && outbox.is_empty() {
-                return Ok(());
+                return match leaving {
+                    true => self.leave(outbox),
+                    false => Ok(()),
+                };
             }
+            let takes = open && !outbox.is_full() && !self.flow.is_blocked();
             tokio::select! {
                 biased;
-                () = self.node.stop.cancelled() => return Err(shutting_down().into()),
+                () = stopping.ends() => return Err(self.node.cut_off().into()),
+                () = alone.begins() => return Err(self.node.lost_quorum().into()),
+                () = stopping.drains(), if open => {
+                    // What is not read by now is never taken.
+                    (open, leaving) = (false, true);
+                    self.stream.finish();
+                }
                 sent = outbox.advance() => sent?,
+                flow = self.flow.next(), if !outbox.is_full() => {
+                    outbox.push(frame(publish_stream_response::Frame::Flow(flow)));
+                }
                 confirm = self.stream.next(), if !outbox.is_full() => self.confirm(confirm, outbox)?,
-                frame = next_frame(&mut frames), if open && !outbox.is_full() => match frame? {
+                frame = next_frame(&mut frames), if takes => match frame? {
                     Some(frame) => self.take(frame).await?,
                     None => {
                         open = false;
@@ -217,7 +254,17 @@ impl Session {
         }
     }
 
+    /// All that was taken is confirmed: the client goes on elsewhere.
+    fn leave(&self, outbox: &mut Out) -> Result<(), End> {
+        let go_away = v1::GoAway {
+            addresses: self.node.elsewhere(),
+        };
+        outbox.push(frame(publish_stream_response::Frame::GoAway(go_away)));
+        Err(self.node.shutting_down().into())
+    }
+
     async fn take(&mut self, frame: v1::PublishStreamRequest) -> Result<(), End> {
+        let share = self.shares.next();
         let Some(publish_stream_request::Frame::Batch(batch)) = frame.frame else {
             return Err(match frame.frame {
                 Some(_) => first_frame_missing().into(),
@@ -225,6 +272,7 @@ impl Session {
             });
         };
         let inside = |problem: Problem| problem.inside("batch");
+        let mut publishing = self.node.spans.publishing(&batch.items, &self.trace);
         let messages =
             convert::batch(batch.items, &self.node.limits, &self.trace).map_err(inside)?;
         let count = messages.len() as u64;
@@ -233,17 +281,24 @@ impl Session {
             .map(|message| message.message.len() as u64)
             .sum();
         self.next_sequence.take(batch.first_sequence, count)?;
-        self.count_in(count, bytes)?;
+        publishing.handed_over();
+        self.count_in(count, bytes, publishing, share)?;
         let sent = tokio::select! {
             sent = self.stream.send(batch.first_sequence, messages) => sent,
-            () = self.node.stop.cancelled() => Err(shutting_down()),
+            () = self.node.stopping.ends() => Err(self.node.cut_off()),
         };
         Ok(sent?)
     }
 
     /// Holds the client to its credit, so that the broker's own bound is never waited for.
-    fn count_in(&mut self, count: u64, bytes: u64) -> Checked<()> {
-        let messages: u64 = self.under_way.iter().map(|(count, _)| count).sum();
+    fn count_in(
+        &mut self,
+        count: u64,
+        bytes: u64,
+        publishing: Publishing,
+        share: Option<MessageShare>,
+    ) -> Checked<()> {
+        let messages: u64 = self.under_way.iter().map(|frame| frame.messages).sum();
         let over_messages = messages + count > u64::from(limits::STREAM_CREDIT_MESSAGES);
         let over_bytes = messages > 0 && self.bytes + bytes > limits::STREAM_CREDIT_BYTES;
         if over_messages || over_bytes {
@@ -254,9 +309,21 @@ impl Session {
             );
             return Err(Problem::invalid_field("batch.items", must));
         }
-        self.under_way.push_back((count, bytes));
+        self.under_way.push_back(UnderWay {
+            messages: count,
+            bytes,
+            publishing,
+            _share: share,
+        });
         self.bytes += bytes;
         Ok(())
+    }
+
+    fn count_refused(&self, published: &Published) {
+        for item in &published.refused {
+            let reason = Problem::from(&item.rejection).reason();
+            self.node.calls.refused(reason);
+        }
     }
 
     /// Tells a confirm, and those that are there already, in one frame.
@@ -278,11 +345,15 @@ impl Session {
                     Some(stream_broke())
                 };
             };
-            if let Some((_, bytes)) = self.under_way.pop_front() {
-                self.bytes -= bytes;
+            if let Some(frame) = self.under_way.pop_front() {
+                self.bytes -= frame.bytes;
+                frame.publishing.done(result.as_ref());
             }
             match result {
-                Ok(published) => convert::confirm(first_sequence, count, &published, &mut told),
+                Ok(published) => {
+                    self.count_refused(&published);
+                    convert::confirm(first_sequence, count, &published, &mut told);
+                }
                 Err(problem) => break Some(problem),
             }
             together += 1;

@@ -1,3 +1,4 @@
+use ticketrail_broker::Bound;
 use ticketrail_proto::error::Problem;
 use ticketrail_proto::v1;
 use ticketrail_proto::v1::publisher_service_server::PublisherService;
@@ -6,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::publish_stream;
 use super::stream::{Frames, Outbox};
 use crate::convert::{self, Checked, Trace};
-use crate::listen::Deadline;
+use crate::listen::{Deadline, MessageShares};
 use crate::node::SharedNode;
 
 /// `ticketrail.v1.PublisherService`.
@@ -28,15 +29,16 @@ impl PublisherService for Publisher {
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         self.0.check_forward(&request)?;
-        let trace = Trace::of(&request);
+        self.0.check_serving()?;
+        let place = self.0.broker.admission().place(Bound::PublishStreams)?;
+        let (trace, shares) = (Trace::of(&request), MessageShares::of(&request));
         let (outbox, frames) = Outbox::new();
         let node = self.0.clone();
-        tokio::spawn(publish_stream::serve(
-            node,
-            trace,
-            request.into_inner(),
-            outbox,
-        ));
+        let serve = publish_stream::serve(node, trace, request.into_inner(), shares, outbox);
+        self.0.streams.spawn(async move {
+            serve.await;
+            drop(place);
+        });
         Ok(Response::new(frames))
     }
 
@@ -84,13 +86,17 @@ impl Publisher {
             .as_ref()
             .map(convert::producer)
             .transpose()?;
+        let mut publishing = self.0.spans.publishing(&request.items, &trace);
         let messages = convert::batch(request.items, &self.0.limits, &trace)?;
         let count = messages.len();
+        publishing.handed_over();
         let published = self
             .0
             .broker
             .publish(&request.namespace, producer, messages, deadline)
-            .await?;
+            .await;
+        publishing.done(published.as_ref());
+        let published = published?;
         Ok(v1::PublishResponse {
             results: convert::item_results(&published, count)?,
             position: Some(convert::commit_position(published.position)),

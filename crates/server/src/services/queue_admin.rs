@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use ticketrail_broker::Broker;
 use ticketrail_core::QueueChanges;
 use ticketrail_core::view::QueueView;
 use ticketrail_core::{Position, State};
@@ -51,7 +52,9 @@ impl QueueAdminService for QueueAdmin {
         let stats = self
             .0
             .broker
-            .read_queue(&namespace, &queue, deadline, stats)
+            .read_queue(&namespace, &queue, deadline, |state, view| {
+                stats(state, view, &self.0.broker)
+            })
             .await?;
         Ok(Response::new(v1::GetQueueStatsResponse {
             stats: Some(stats),
@@ -103,14 +106,16 @@ impl QueueAdmin {
     }
 }
 
-fn stats(state: &State, view: QueueView<'_>) -> v1::QueueStats {
+fn stats(state: &State, view: QueueView<'_>, broker: &Broker) -> v1::QueueStats {
     let counters = view.counters;
     let position = Position {
         index: state.applied_index(),
         place: 0,
     };
+    // Replicated time stands still while nothing is written, and messages age all the same.
+    let now_ms = broker.wall_now_ms();
     let age = |published: ticketrail_core::WallTime| {
-        Duration::from_millis(state.wall_now().0.saturating_sub(published.0))
+        Duration::from_millis(now_ms.saturating_sub(published.0))
     };
     v1::QueueStats {
         position: Some(convert::commit_position(position)),

@@ -12,7 +12,9 @@ use ticketrail_proto::v1::consumer_service_client::ConsumerServiceClient;
 use ticketrail_proto::v1::publisher_service_client::PublisherServiceClient;
 use ticketrail_proto::v1::queue_admin_service_client::QueueAdminServiceClient;
 use ticketrail_proto::v1::topology_service_client::TopologyServiceClient;
-use ticketrail_server::{Listeners, RunError, WrittenConfig, WrittenLimits, run_on};
+use ticketrail_server::{
+    Listeners, RunError, WrittenConfig, WrittenLimits, WrittenTracing, run_on,
+};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -28,6 +30,7 @@ pub struct Cluster {
     folder: TempDir,
     bootstrap: Option<String>,
     limits: WrittenLimits,
+    tracing: WrittenTracing,
 }
 
 pub struct Node {
@@ -45,6 +48,21 @@ impl Cluster {
     }
 
     pub async fn start_with(count: u64, limits: WrittenLimits) -> Self {
+        Self::start_as(count, limits, WrittenTracing::default()).await
+    }
+
+    /// As [`Self::start`], with a collector of spans.
+    pub async fn start_traced(count: u64, otlp_endpoint: String) -> Self {
+        let otlp_endpoint = Some(otlp_endpoint);
+        Self::start_as(
+            count,
+            WrittenLimits::default(),
+            WrittenTracing { otlp_endpoint },
+        )
+        .await
+    }
+
+    async fn start_as(count: u64, limits: WrittenLimits, tracing: WrittenTracing) -> Self {
         let mut nodes = Vec::new();
         let mut listeners = Vec::new();
         for id in 1..=count {
@@ -70,6 +88,7 @@ impl Cluster {
             folder,
             bootstrap: Some(bootstrap),
             limits,
+            tracing,
         };
         for (place, bound) in listeners.into_iter().enumerate() {
             cluster.run(place, bound);
@@ -87,6 +106,7 @@ impl Cluster {
             data_dir: Some(self.folder_of(place)),
             bootstrap: self.bootstrap.clone(),
             limits: self.limits.clone(),
+            tracing: self.tracing.clone(),
             ..WrittenConfig::default()
         }
     }
@@ -116,10 +136,20 @@ impl Cluster {
         self.nodes[place].running = Some(tokio::spawn(running));
     }
 
+    /// Asks a node to stop; [`Self::stopped`] waits for it.
+    pub fn ask_to_stop(&mut self, place: usize) {
+        self.nodes[place].stop.take().unwrap().send(()).unwrap();
+    }
+
     /// Stops a node in order.
     pub async fn stop(&mut self, place: usize) -> Result<(), RunError> {
+        self.ask_to_stop(place);
+        self.stopped(place).await
+    }
+
+    /// Waits for a node that was asked to stop.
+    pub async fn stopped(&mut self, place: usize) -> Result<(), RunError> {
         let node = &mut self.nodes[place];
-        node.stop.take().unwrap().send(()).unwrap();
         let running = node.running.take().unwrap();
         tokio::time::timeout(PATIENCE, running)
             .await

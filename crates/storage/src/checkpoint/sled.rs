@@ -29,6 +29,8 @@ const CLEAR_ROWS: usize = 10_000;
 /// A folder kept by sled.
 pub struct SledCheckpoint {
     db: Option<sled::Db<LEAF_FANOUT>>,
+    /// A write or flush failed.
+    has_failed: bool,
 }
 
 impl SledCheckpoint {
@@ -42,7 +44,10 @@ impl SledCheckpoint {
             .cache_capacity_bytes(CACHE_BYTES)
             .flush_every_ms(None);
         let db = open_when_free(&config)?;
-        let checkpoint = Self { db: Some(db) };
+        let checkpoint = Self {
+            db: Some(db),
+            has_failed: false,
+        };
         checkpoint.load_meta()?;
         Ok(checkpoint)
     }
@@ -57,9 +62,11 @@ impl SledCheckpoint {
         guarded("read", || self.db().get(META_KEY))
     }
 
-    fn apply(&self, batch: sled::Batch) -> Result<(), CheckpointError> {
-        guarded("write", || self.db().apply_batch(batch))?;
-        guarded("flush", || self.db().flush().map(|_| ()))
+    fn apply(&mut self, batch: sled::Batch) -> Result<(), CheckpointError> {
+        let written = guarded("write", || self.db().apply_batch(batch));
+        let applied = written.and_then(|()| guarded("flush", || self.db().flush().map(|_| ())));
+        self.has_failed |= applied.is_err();
+        applied
     }
 }
 
@@ -131,7 +138,13 @@ impl Drop for SledCheckpoint {
     fn drop(&mut self) {
         // sled flushes when its last handle goes, and may panic there on a broken disk; everything that matters was flushed.
         let db = self.db.take();
-        drop(catch_unwind(AssertUnwindSafe(move || drop(db))));
+        let close = move || drop(catch_unwind(AssertUnwindSafe(move || drop(db))));
+        if !self.has_failed {
+            return close();
+        }
+        // After a flush that failed, this one may wait for ever: not here. The folder stays locked then, which the next open tells.
+        let waiting = thread::Builder::new().name("sled-closing".to_owned());
+        drop(waiting.spawn(close));
     }
 }
 

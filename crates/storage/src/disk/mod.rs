@@ -7,6 +7,7 @@ mod os;
 #[cfg(feature = "power-cut")]
 mod power_cut;
 pub mod sim;
+mod space;
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub use os::OsDisk;
 #[cfg(feature = "power-cut")]
 pub use power_cut::PowerCutDisk;
+pub use space::{DiskSpace, disk_space, is_full};
 
 /// A folder of files. Names are plain file names; nothing from a user ever becomes one.
 pub trait Disk: Send + Sync + 'static {

@@ -13,6 +13,7 @@
 
 use bytes::Bytes;
 
+use super::footer::FooterEntry;
 use super::{LogPosition, Record};
 use crate::header::{u32_at, u64_at};
 use crate::identity::Identity;
@@ -70,7 +71,9 @@ pub(crate) enum RecordKind {
     Entry,
     /// Everything from this index on is no longer in the log.
     Truncate,
-    /// The segment's index; only in a `Seal` batch.
+    /// The segment's index as it was first written, without terms and lengths: offsets alone. Read, never written.
+    FirstFooter,
+    /// What the segment holds (see `footer`); only in a `Seal` batch.
     Footer,
 }
 
@@ -88,6 +91,16 @@ pub(crate) struct FoundRecord {
 }
 
 impl FoundRecord {
+    /// As the footer of a segment tells it, at whose offset `base` the bytes begin that were parsed.
+    pub(crate) fn entry(&self, base: u64) -> FooterEntry {
+        FooterEntry {
+            index: self.index,
+            term: self.term,
+            offset: (base + self.start as u64) as u32,
+            length: self.length as u32,
+        }
+    }
+
     pub(crate) fn payload_range(&self) -> std::ops::Range<usize> {
         self.start + RECORD_HEADER_BYTES..self.start + self.length
     }
@@ -111,9 +124,53 @@ pub(crate) fn batch_bytes(body_bytes: u64) -> u64 {
     align_up(BATCH_HEADER_BYTES as u64 + body_bytes)
 }
 
-/// Bytes that the seal of a segment with so many entries takes.
-pub(crate) fn seal_bytes(entries: usize) -> u64 {
-    batch_bytes(RECORD_HEADER_BYTES as u64 + 8 + 4 * entries as u64)
+/// Bytes that the seal of a segment with a footer of so many bytes takes.
+pub(crate) fn seal_bytes(footer_bytes: usize) -> u64 {
+    batch_bytes((RECORD_HEADER_BYTES + footer_bytes) as u64)
+}
+
+/// A record by itself, as body segments hold it: of group 0 and no term.
+pub(crate) fn write_record(
+    bytes: &mut Vec<u8>,
+    crc_seed: u32,
+    epoch: u64,
+    kind: RecordKind,
+    index: u64,
+    payload: &[u8],
+) {
+    let head = RecordHead {
+        group: 0,
+        term: 0,
+        index,
+    };
+    append(bytes, crc_seed, epoch, kind, head, payload);
+}
+
+struct RecordHead {
+    group: u32,
+    term: u64,
+    index: u64,
+}
+
+fn append(
+    bytes: &mut Vec<u8>,
+    crc_seed: u32,
+    epoch: u64,
+    kind: RecordKind,
+    of: RecordHead,
+    payload: &[u8],
+) {
+    let mut head = [0; RECORD_HEADER_BYTES];
+    head[4..8].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    head[8..12].copy_from_slice(&(record_kind_code(kind)).to_le_bytes());
+    head[12..16].copy_from_slice(&of.group.to_le_bytes());
+    head[16..24].copy_from_slice(&epoch.to_le_bytes());
+    head[24..32].copy_from_slice(&of.term.to_le_bytes());
+    head[32..40].copy_from_slice(&of.index.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc_seed, &head[4..]), payload);
+    head[..4].copy_from_slice(&crc.to_le_bytes());
+    bytes.extend_from_slice(&head);
+    bytes.extend_from_slice(payload);
 }
 
 /// Builds one batch in a reused buffer.
@@ -144,18 +201,13 @@ impl BatchBuilder {
             self.bytes.resize(BATCH_HEADER_BYTES, 0);
         }
         let start = self.bytes.len();
-        let mut head = [0; RECORD_HEADER_BYTES];
-        head[4..8].copy_from_slice(&(record.payload.len() as u32).to_le_bytes());
-        head[8..12].copy_from_slice(&(record_kind_code(kind)).to_le_bytes());
-        head[12..16].copy_from_slice(&record.group.to_le_bytes());
-        head[16..24].copy_from_slice(&epoch.to_le_bytes());
-        head[24..32].copy_from_slice(&record.term.to_le_bytes());
-        head[32..40].copy_from_slice(&record.index.to_le_bytes());
-        let crc =
-            crc32c::crc32c_append(crc32c::crc32c_append(crc_seed, &head[4..]), &record.payload);
-        head[..4].copy_from_slice(&crc.to_le_bytes());
-        self.bytes.extend_from_slice(&head);
-        self.bytes.extend_from_slice(&record.payload);
+        let head = RecordHead {
+            group: record.group,
+            term: record.term,
+            index: record.index,
+        };
+        let bytes = &mut self.bytes;
+        append(bytes, crc_seed, epoch, kind, head, &record.payload);
         self.record_count += 1;
         start
     }
@@ -215,14 +267,15 @@ fn encode_header(crc_seed: u32, header: &BatchHeader) -> [u8; BATCH_HEADER_BYTES
     bytes
 }
 
-/// Reads the batch header at `at` in the bytes of a segment file; `None` unless it is whole, of this epoch and at home there.
+/// Reads the header of a batch that should lie at `at` of a segment and whose bytes these are; `None` unless it is whole, of this
+/// epoch and at home there.
 pub(crate) fn decode_header(
     crc_seed: u32,
     epoch: u64,
-    segment: &[u8],
+    batch: &[u8],
     at: u64,
 ) -> Option<BatchHeader> {
-    let bytes = segment.get(at as usize..at as usize + BATCH_HEADER_BYTES)?;
+    let bytes = batch.get(..BATCH_HEADER_BYTES)?;
     if u32_at(bytes, 0) != BATCH_MAGIC
         || crc32c::crc32c_append(crc_seed, &bytes[8..]) != u32_at(bytes, 4)
     {
@@ -269,21 +322,23 @@ pub(crate) fn looks_like_a_batch(epoch: u64, segment: &[u8], at: u64) -> bool {
     head.is_some_and(|head| u32_at(head, 0) == BATCH_MAGIC && u64_at(head, 16) == epoch)
 }
 
-/// All records of a batch whose header is good; `None` if one of them is not.
-pub(crate) fn decode_records(
+/// A whole batch that lies at `at` of a segment, and all its records; `None` if one of them is not good.
+pub(crate) fn decode_batch(
     crc_seed: u32,
-    header: &BatchHeader,
-    segment: &[u8],
-) -> Option<Vec<FoundRecord>> {
-    let mut at = header.position.offset as usize + BATCH_HEADER_BYTES;
-    let end = at + header.body_bytes as usize;
+    epoch: u64,
+    batch: &[u8],
+    at: u64,
+) -> Option<(BatchHeader, Vec<FoundRecord>)> {
+    let header = decode_header(crc_seed, epoch, batch, at)?;
+    let mut next = BATCH_HEADER_BYTES;
+    let end = next + header.body_bytes as usize;
     let mut records = Vec::with_capacity(header.record_count.min(1 << 16) as usize);
-    while at < end {
-        let record = decode_record(crc_seed, header.position.epoch, segment.get(..end)?, at)?;
-        at += record.length;
+    while next < end {
+        let record = decode_record(crc_seed, epoch, batch.get(..end)?, next)?;
+        next += record.length;
         records.push(record);
     }
-    (records.len() == header.record_count as usize).then_some(records)
+    (records.len() == header.record_count as usize).then_some((header, records))
 }
 
 /// The record at `at`; `None` unless it is whole and of this epoch.
@@ -314,7 +369,8 @@ fn record_kind_code(kind: RecordKind) -> u32 {
     match kind {
         RecordKind::Entry => 1,
         RecordKind::Truncate => 2,
-        RecordKind::Footer => 3,
+        RecordKind::FirstFooter => 3,
+        RecordKind::Footer => 4,
     }
 }
 
@@ -322,13 +378,14 @@ fn record_kind(code: u32) -> Option<RecordKind> {
     match code {
         1 => Some(RecordKind::Entry),
         2 => Some(RecordKind::Truncate),
-        3 => Some(RecordKind::Footer),
+        3 => Some(RecordKind::FirstFooter),
+        4 => Some(RecordKind::Footer),
         _ => None,
     }
 }
 
-/// The footer's payload: the first index of the segment and where each of its entries starts.
-pub(crate) fn encode_footer(first_index: u64, offsets: impl Iterator<Item = u32>) -> Bytes {
+/// The first footer's payload: the first index of the segment and where each of its entries starts.
+pub(crate) fn encode_first_footer(first_index: u64, offsets: impl Iterator<Item = u32>) -> Bytes {
     let mut bytes = first_index.to_le_bytes().to_vec();
     for offset in offsets {
         bytes.extend_from_slice(&offset.to_le_bytes());

@@ -7,7 +7,11 @@
 //! Start reading at [`Log`]; `format` tells the bytes, `segment` the files, `writer` the only code that writes, `recovery` what a
 //! start accepts.
 
+mod bodies;
 mod cache;
+mod check;
+mod counts;
+mod footer;
 mod format;
 mod reader;
 mod recovery;
@@ -27,6 +31,8 @@ use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::identity::Identity;
 use crate::vote::VOTE_BYTES_MAX;
+pub use bodies::{BodySegmentInfo, BodyWriter, Holder, Holders};
+pub use counts::LogCounts;
 pub use recovery::{CutTail, Recovery};
 use shared::{Closer, Shared};
 use state::Op;
@@ -137,6 +143,8 @@ impl LogConfig {
 /// A handle to the log. When the last one is dropped, the writer ends as after [`Log::close`].
 #[derive(Clone)]
 pub struct Log {
+    owner: Identity,
+    segment_bytes: u64,
     shared: Arc<Shared>,
     closer: Arc<Closer>,
 }
@@ -153,10 +161,13 @@ impl Log {
     ) -> Result<(Self, LogWriter, Recovery), StorageError> {
         config.segment_bytes = format::align_up(config.segment_bytes.clamp(8 << 10, 1 << 30));
         let recovered = recovery::recover(&disk, &config)?;
+        let (owner, segment_bytes) = (config.owner(), config.segment_bytes);
         let shared = Shared::new(disk, &config, recovered.state, recovered.spares);
         let writer = LogWriter::new(config, shared.clone(), recovered.writer);
         Ok((
             Self {
+                owner,
+                segment_bytes,
                 closer: Closer::new(shared.clone()),
                 shared,
             },
@@ -248,12 +259,70 @@ impl Log {
         reader::read_range(&self.shared, range, max_bytes)
     }
 
-    /// The payload of an entry, purged or not, as long as its segment was not recycled.
+    /// The payload of an entry, purged or not, as long as its segment was not recycled, or what a body segment keeps of it.
     ///
     /// # Errors
-    /// `NoSuchEntry` where no segment holds it; `DataLoss` when its bytes fail their check.
+    /// `NoSuchEntry` where neither holds it; `DataLoss` when its bytes fail their check.
     pub fn read_body(&self, index: u64) -> Result<Bytes, StorageError> {
         reader::read_body(&self.shared, index)
+    }
+
+    /// The same and, where it is read from a segment, the entries that lie behind it there: as many as one read of `bytes_max` bytes
+    /// takes, 1,024 at most.
+    ///
+    /// # Errors
+    /// As [`Log::read_body`], of any of them.
+    pub fn read_body_and_next(
+        &self,
+        index: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Bytes)>, StorageError> {
+        reader::read_body_and_next(&self.shared, index, bytes_max)
+    }
+
+    /// The payloads that are stored at or after `from_index`, purged or not, from log and body segments, in the order of indexes: as
+    /// many as fit `max_bytes`, but at least one if there is any. Each is what [`Log::read_body`] says of it.
+    ///
+    /// # Errors
+    /// `DataLoss` when bytes on disk fail their check.
+    pub fn read_bodies(
+        &self,
+        from_index: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, Bytes)>, StorageError> {
+        bodies::read_bodies(&self.shared, from_index, max_bytes)
+    }
+
+    /// Starts to write body segments. What is pushed survives every purge, and is read where the log itself does not hold the entry.
+    ///
+    /// # Errors
+    /// `Stopped` when the log has stopped.
+    pub fn body_writer(&self) -> Result<BodyWriter, StorageError> {
+        match self.failed() {
+            Some(reason) => Err(StorageError::Stopped { reason }),
+            None => {
+                let shared = self.shared.clone();
+                Ok(BodyWriter::new(shared, self.owner, self.segment_bytes))
+            }
+        }
+    }
+
+    /// The body segments on disk, oldest first.
+    pub fn body_segments(&self) -> Vec<BodySegmentInfo> {
+        self.shared.lock().bodies.info()
+    }
+
+    /// Which file holds which entry's payload now.
+    pub fn holders(&self) -> Holders {
+        Holders::of(&self.shared)
+    }
+
+    /// Removes body segments whose entries the caller needs no more, or has elsewhere, durably so. Returns how many.
+    ///
+    /// # Errors
+    /// `Io`: a start may find some of them again.
+    pub fn remove_body_segments(&self, ids: &[u64]) -> Result<usize, StorageError> {
+        self.shared.remove_bodies(ids)
     }
 
     /// Frees the segments that are purged, durably so, and of whose entries (first to last index) the caller needs none. Returns how many.
@@ -269,9 +338,28 @@ impl Log {
         self.shared.lock().segments()
     }
 
+    /// Reads one of the segments that the start took at their word, every byte of it. Returns whether there was one: to be called
+    /// from time to time after a start, until there is none.
+    ///
+    /// # Errors
+    /// `DataLoss` where it is damaged, and then the log is stopped; `Io` where it cannot be read.
+    pub fn check_next_segment(&self) -> Result<bool, StorageError> {
+        check::next_segment(&self.shared)
+    }
+
     /// Unused segment files that are kept for later.
     pub fn spare_segments(&self) -> usize {
         self.shared.spare_count()
+    }
+
+    /// What was written since the start, and how long the syncs took.
+    pub fn counts(&self) -> &LogCounts {
+        &self.shared.counts
+    }
+
+    /// Bytes of the unused segment files: room for entries that a full disk does not take away.
+    pub fn spare_bytes(&self) -> u64 {
+        self.spare_segments() as u64 * self.shared.segment_bytes()
     }
 
     /// Why the log stopped, if it did.

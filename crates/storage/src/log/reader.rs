@@ -14,7 +14,10 @@ use crate::disk::read_up_to;
 use crate::error::StorageError;
 
 /// Most bytes that one read takes from a segment, unless a single entry is larger.
-const READ_BYTES_MAX: u64 = 1 << 20;
+pub(super) const READ_BYTES_MAX: u64 = 1 << 20;
+
+/// Most entries that are read together with one that is wanted.
+const ENTRIES_AHEAD_MAX: u64 = 1_024;
 
 pub(crate) fn read_range(
     shared: &Shared,
@@ -48,21 +51,28 @@ pub(crate) fn read_range(
 }
 
 pub(crate) fn read_body(shared: &Shared, index: u64) -> Result<Bytes, StorageError> {
-    let place = {
+    let mut found = read_body_and_next(shared, index, 0)?;
+    let (_, payload) = found.pop().ok_or(StorageError::NoSuchEntry { index })?;
+    Ok(payload)
+}
+
+pub(crate) fn read_body_and_next(
+    shared: &Shared,
+    index: u64,
+    bytes_max: usize,
+) -> Result<Vec<(u64, Bytes)>, StorageError> {
+    let stretch = {
         let state = shared.lock();
         if let Some(record) = state.cache.get(index) {
-            return Ok(record.payload.clone());
+            return Ok(vec![(index, record.payload.clone())]);
         }
-        let place = state.table.locate(index);
-        let place = place.filter(|_| state.may_serve_body(index));
-        place.ok_or(StorageError::NoSuchEntry { index })?
+        Stretch::of_bodies(&state, index, bytes_max)
     };
-    let stretch = Stretch::of(index, place);
-    let record = stretch
-        .read()?
-        .pop()
-        .ok_or(StorageError::NoSuchEntry { index })?;
-    Ok(record.payload)
+    let stretch = stretch.ok_or(StorageError::NoSuchEntry { index })?;
+    let records = stretch.read()?.into_iter();
+    Ok(records
+        .map(|record| (record.index, record.payload))
+        .collect())
 }
 
 struct Found {
@@ -100,18 +110,56 @@ impl Found {
 }
 
 /// Entries that lie one after the other in one segment.
-struct Stretch {
+pub(super) struct Stretch {
     segment: Arc<SegmentFile>,
     /// Index, offset and length of each.
     entries: Vec<(u64, u32, u32)>,
 }
 
 impl Stretch {
-    fn of(index: u64, place: Place) -> Self {
+    pub(super) fn of(index: u64, place: Place) -> Self {
         Self {
             segment: place.segment,
             entries: vec![(index, place.offset, place.length)],
         }
+    }
+
+    /// Whether an entry lies behind these in the same file, so near that one read of so many bytes takes all.
+    pub(super) fn takes(&self, place: &Place, bytes_max: u64) -> bool {
+        let (Some((_, start, _)), Some((_, last, length))) =
+            (self.entries.first(), self.entries.last())
+        else {
+            return false;
+        };
+        // Behind a gap it costs less to read by itself.
+        let gap_max = 64 << 10;
+        let end = u64::from(last + length);
+        let offset = u64::from(place.offset);
+        Arc::ptr_eq(&self.segment, &place.segment)
+            && (end..=end + gap_max).contains(&offset)
+            && offset + u64::from(place.length) - u64::from(*start) <= bytes_max
+    }
+
+    pub(super) fn add(&mut self, index: u64, place: Place) {
+        self.entries.push((index, place.offset, place.length));
+    }
+
+    /// A body and, in a segment of the log, those behind it: as far as they may be served and fit one read.
+    fn of_bodies(state: &State, index: u64, bytes_max: usize) -> Option<Self> {
+        let mut stretch = Self::of(index, state.locate_body(index)?);
+        let mut runs = state.table.segments.iter().rev();
+        let run = runs.find(|run| Arc::ptr_eq(&run.segment, &stretch.segment));
+        for next in index + 1..index + ENTRIES_AHEAD_MAX {
+            let place = run.and_then(|run| run.locate(next));
+            let Some(place) = place.filter(|_| state.may_serve_body(next)) else {
+                break;
+            };
+            if !stretch.takes(&place, bytes_max as u64) {
+                break;
+            }
+            stretch.add(next, place);
+        }
+        Some(stretch)
     }
 
     fn plan(state: &State, first: u64, end: u64, room: usize) -> Option<Self> {
@@ -143,7 +191,7 @@ impl Stretch {
         Some(stretch)
     }
 
-    fn read(&self) -> Result<Vec<Record>, StorageError> {
+    pub(super) fn read(&self) -> Result<Vec<Record>, StorageError> {
         let name = self.segment.name();
         let (Some((_, start, _)), Some((_, offset, length))) =
             (self.entries.first(), self.entries.last())

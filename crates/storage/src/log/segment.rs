@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use super::format;
+use super::{bodies, format};
 use crate::disk::{Disk, DiskFile};
 use crate::error::StorageError;
 use crate::header::{self, HEADER_BYTES, Magic};
@@ -69,10 +69,18 @@ fn epoch_of(name: &str, prefix: &str) -> Option<u64> {
 
 /// An open segment. Whoever reads holds a clone, which keeps the file from being used again meanwhile.
 pub(crate) struct SegmentFile {
+    kind: Kind,
     pub(crate) epoch: u64,
     pub(crate) crc_seed: u32,
     pub(crate) bytes: u64,
     pub(crate) file: Arc<dyn DiskFile>,
+}
+
+/// What a file of records is for.
+#[derive(Clone, Copy)]
+enum Kind {
+    Log,
+    Bodies,
 }
 
 impl SegmentFile {
@@ -83,6 +91,7 @@ impl SegmentFile {
         file: Arc<dyn DiskFile>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            kind: Kind::Log,
             epoch,
             crc_seed: format::seed(owner, epoch),
             bytes,
@@ -90,8 +99,27 @@ impl SegmentFile {
         })
     }
 
+    /// A body segment: the same records under another name and seed.
+    pub(crate) fn of_bodies(
+        owner: Identity,
+        id: u64,
+        bytes: u64,
+        file: Arc<dyn DiskFile>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            kind: Kind::Bodies,
+            epoch: id,
+            crc_seed: bodies::seed(owner, id),
+            bytes,
+            file,
+        })
+    }
+
     pub(crate) fn name(&self) -> String {
-        live_name(self.epoch)
+        match self.kind {
+            Kind::Log => live_name(self.epoch),
+            Kind::Bodies => bodies::name(self.epoch),
+        }
     }
 }
 
@@ -157,6 +185,17 @@ impl SegmentMaker {
     fn create(&self, epoch: u64) -> io::Result<(String, Arc<dyn DiskFile>)> {
         let name = format!("{NEW_PREFIX}{epoch:016x}");
         let file = self.disk.create(&name)?;
+        match self.prewrite(&*file) {
+            Ok(()) => Ok((name, file)),
+            Err(error) => {
+                // What a full disk has taken of it would be missed elsewhere. Failing too, it is removed at the next start.
+                let _ = self.disk.remove(&name);
+                Err(error)
+            }
+        }
+    }
+
+    fn prewrite(&self, file: &dyn DiskFile) -> io::Result<()> {
         let zeros = vec![0; PREWRITE_BYTES.min(self.segment_bytes as usize)];
         let mut at = 0;
         while at < self.segment_bytes {
@@ -167,7 +206,7 @@ impl SegmentMaker {
                 file.sync_data()?;
             }
         }
-        Ok((name, file))
+        Ok(())
     }
 }
 
@@ -231,6 +270,8 @@ pub(crate) struct SegmentIndex {
     pub(crate) first_index: u64,
     /// Offset and whole length of each entry's record.
     pub(crate) places: Vec<(u32, u32)>,
+    /// The sum of their lengths.
+    pub(crate) entry_bytes: u64,
     pub(crate) sealed: bool,
     /// Oldest segment that a truncation recorded in this one has cut. This one must outlive it: without the truncation
     /// its records would be back after the next start.
@@ -243,6 +284,7 @@ impl SegmentIndex {
             segment,
             first_index: 0,
             places: Vec::new(),
+            entry_bytes: 0,
             sealed: false,
             cuts_into_epoch: None,
         }
@@ -252,9 +294,14 @@ impl SegmentIndex {
         Some(self.first_index + (self.places.len() as u64).checked_sub(1)?)
     }
 
-    fn place(&self, index: u64) -> Option<(u32, u32)> {
+    pub(crate) fn locate(&self, index: u64) -> Option<Place> {
         let at = usize::try_from(index.checked_sub(self.first_index)?).ok()?;
-        self.places.get(at).copied()
+        let (offset, length) = self.places.get(at).copied()?;
+        Some(Place {
+            segment: self.segment.clone(),
+            offset,
+            length,
+        })
     }
 }
 
@@ -269,6 +316,12 @@ pub(crate) struct Place {
     pub(crate) segment: Arc<SegmentFile>,
     pub(crate) offset: u32,
     pub(crate) length: u32,
+}
+
+impl Place {
+    pub(crate) fn payload_bytes(&self) -> usize {
+        (self.length as usize).saturating_sub(format::RECORD_HEADER_BYTES)
+    }
 }
 
 /// One change of the table, in the order of the log's bytes.
@@ -302,6 +355,7 @@ impl SegmentTable {
                 }
                 debug_assert_eq!(current.first_index + current.places.len() as u64, index);
                 current.places.push((offset, length));
+                current.entry_bytes += u64::from(length);
             }
             TableChange::Truncate { from } => self.truncate(from),
             TableChange::Seal => {
@@ -318,9 +372,9 @@ impl SegmentTable {
         let current_epoch = self.segments.last().map(|current| current.segment.epoch);
         for index in &mut self.segments {
             if index.last_index().is_some_and(|last| last >= from) {
-                index
-                    .places
-                    .truncate(from.saturating_sub(index.first_index) as usize);
+                let kept = from.saturating_sub(index.first_index) as usize;
+                let cut = index.places.drain(kept.min(index.places.len())..);
+                index.entry_bytes -= cut.map(|(_, length)| u64::from(length)).sum::<u64>();
                 if Some(index.segment.epoch) != current_epoch {
                     cut_epoch = cut_epoch.or(Some(index.segment.epoch));
                 }
@@ -338,14 +392,7 @@ impl SegmentTable {
     /// Where the newest record of this index lies.
     pub(crate) fn locate(&self, index: u64) -> Option<Place> {
         // Newest first: recent entries are asked for most, and an index is never in two runs at once.
-        self.segments.iter().rev().find_map(|run| {
-            let (offset, length) = run.place(index)?;
-            Some(Place {
-                segment: run.segment.clone(),
-                offset,
-                length,
-            })
-        })
+        self.segments.iter().rev().find_map(|run| run.locate(index))
     }
 
     pub(crate) fn last_index(&self) -> Option<u64> {

@@ -1,12 +1,13 @@
 //! What the handles and the writer share: the state behind its lock, and who is woken or told when.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::segment::Spares;
 use super::state::{FailureHook, Op, Settled, State, WorkHook};
-use super::{Done, LogConfig, Record};
+use super::{Done, LogConfig, LogCounts, Record};
 use crate::disk::Disk;
 use crate::error::StorageError;
 
@@ -14,10 +15,13 @@ type Refused = (io::Error, Done);
 
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) counts: LogCounts,
     state: Mutex<State>,
     work: Condvar,
     spares: Arc<Spares>,
     payload_bytes_max: usize,
+    segment_bytes: u64,
+    next_body_id: AtomicU64,
 }
 
 /// What the writer found when it waited.
@@ -34,12 +38,16 @@ impl Shared {
         state: State,
         spares: Arc<Spares>,
     ) -> Arc<Self> {
+        let newest_body = state.bodies.segments.last().map_or(0, |newest| newest.id());
         Arc::new(Self {
             disk,
+            next_body_id: AtomicU64::new(newest_body + 1),
+            counts: LogCounts::default(),
             state: Mutex::new(state),
             work: Condvar::new(),
             spares,
             payload_bytes_max: config.payload_bytes_max(),
+            segment_bytes: config.segment_bytes,
         })
     }
 
@@ -193,6 +201,31 @@ impl Shared {
         Ok(count)
     }
 
+    /// Removes body segments; their bytes must not be needed, or be elsewhere by now.
+    pub(crate) fn remove_bodies(&self, ids: &[u64]) -> Result<usize, StorageError> {
+        let gone = self.lock().bodies.take(ids);
+        for segment in &gone {
+            let name = segment.file.name();
+            self.disk
+                .remove(&name)
+                .map_err(|error| StorageError::io("remove", &name, error))?;
+        }
+        if !gone.is_empty() {
+            self.disk
+                .sync_dir()
+                .map_err(|error| StorageError::io("sync", ".", error))?;
+        }
+        Ok(gone.len())
+    }
+
+    pub(crate) fn next_body_id(&self) -> u64 {
+        self.next_body_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     pub(crate) fn spare_count(&self) -> usize {
         self.spares.count()
     }
@@ -211,6 +244,11 @@ impl Shared {
 
     pub(crate) fn on_work(&self, hook: WorkHook) {
         self.lock().work_hook = Some(hook);
+    }
+
+    /// Nothing more is to be written than what is there.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     fn close(&self) {

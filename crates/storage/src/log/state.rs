@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::bodies::BodyTable;
 use super::cache::Cache;
-use super::segment::{SegmentTable, TableChange};
+use super::segment::{Place, SegmentTable, TableChange};
 use super::{Done, LogConfig, LogPosition, LogState, Record, SegmentInfo};
 
 /// What waits for the writer.
@@ -44,6 +45,9 @@ pub(super) type WorkHook = Arc<dyn Fn() + Send + Sync>;
 /// The log as its callers see it. Lock order: this lock is never held during IO or a callback.
 pub(crate) struct State {
     pub(crate) table: SegmentTable,
+    pub(crate) bodies: BodyTable,
+    /// Segments of which the start read the footer alone, by epoch, newest first.
+    pub(crate) unchecked: Vec<u64>,
     pub(crate) cache: Cache,
     pub(crate) terms: TermRuns,
     pub(crate) purged: Option<LogPosition>,
@@ -69,6 +73,8 @@ impl State {
     pub(crate) fn new(config: &LogConfig) -> Self {
         Self {
             table: SegmentTable::default(),
+            bodies: BodyTable::default(),
+            unchecked: Vec::new(),
             cache: Cache::new(config.cache_bytes),
             terms: TermRuns::default(),
             purged: None,
@@ -118,6 +124,18 @@ impl State {
     /// way to the disk has removed.
     pub(crate) fn may_serve_body(&self, index: u64) -> bool {
         index >= self.body_floor && self.last_index().is_some_and(|last| index <= last)
+    }
+
+    pub(crate) fn body_floor(&self) -> u64 {
+        self.body_floor
+    }
+
+    /// Where an entry's payload lies: in the log, else in a body segment.
+    pub(crate) fn locate_body(&self, index: u64) -> Option<Place> {
+        let place = self.table.locate(index);
+        place
+            .filter(|_| self.may_serve_body(index))
+            .or_else(|| self.bodies.locate(index))
     }
 
     pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
@@ -220,11 +238,7 @@ impl State {
             epoch: run.segment.epoch,
             indexes: run.last_index().map(|last| (run.first_index, last)),
             bytes: run.segment.bytes,
-            entry_bytes: run
-                .places
-                .iter()
-                .map(|(_, length)| u64::from(*length))
-                .sum(),
+            entry_bytes: run.entry_bytes,
             sealed: run.sealed,
         };
         self.table.segments.iter().map(info).collect()

@@ -5,8 +5,13 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use super::segment::{SegmentFile, SegmentMaker};
+use crate::disk::is_full;
+
+/// A full disk is tried again so often, and who waits for a segment looks so often whether to give up.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Where the next segment comes from.
 pub(super) enum Supply {
@@ -30,6 +35,8 @@ pub(super) struct Shelf {
 struct ShelfState {
     ready: VecDeque<Arc<SegmentFile>>,
     failure: Option<io::Error>,
+    /// The disk has no room for the next one; it is tried again and again.
+    full: bool,
     stopped: bool,
 }
 
@@ -46,6 +53,11 @@ impl Shelf {
             .expect("nothing panics while it holds the shelf")
     }
 
+    fn wait_a_while<'a>(&self, state: MutexGuard<'a, ShelfState>) -> MutexGuard<'a, ShelfState> {
+        let waited = self.changed.wait_timeout(state, AGAIN_AFTER);
+        waited.expect("nothing panics while it holds the shelf").0
+    }
+
     fn keep_one_ready(&self, mut maker: SegmentMaker) {
         loop {
             let mut state = self.lock();
@@ -60,6 +72,13 @@ impl Shelf {
             let made = panic::catch_unwind(AssertUnwindSafe(|| maker.make()))
                 .unwrap_or_else(|_| Err(io::Error::other("the log's preparer panicked")));
             let mut state = self.lock();
+            // Nothing was promised on this segment: a full disk is no failure yet, and may have room again.
+            if made.as_ref().is_err_and(is_full) {
+                state.full = true;
+                drop(self.wait_a_while(state));
+                continue;
+            }
+            state.full = false;
             let failed = made.is_err();
             match made {
                 Ok(segment) => state.ready.push_back(segment),
@@ -73,7 +92,7 @@ impl Shelf {
         }
     }
 
-    fn take(&self) -> io::Result<Arc<SegmentFile>> {
+    fn take(&self, gives_up: &dyn Fn() -> bool) -> io::Result<Arc<SegmentFile>> {
         let mut state = self.lock();
         loop {
             if let Some(segment) = state.ready.pop_front() {
@@ -84,7 +103,10 @@ impl Shelf {
             if let Some(error) = state.failure.take() {
                 return Err(error);
             }
-            state = self.wait(state);
+            if state.full && gives_up() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            state = self.wait_a_while(state);
         }
     }
 }
@@ -97,6 +119,7 @@ impl Supply {
         let state = ShelfState {
             ready,
             failure: None,
+            full: false,
             stopped: false,
         };
         let shelf = Arc::new(Shelf {
@@ -109,13 +132,14 @@ impl Supply {
             .spawn(move || shelf.keep_one_ready(maker))
     }
 
-    pub(super) fn take(&mut self) -> io::Result<Arc<SegmentFile>> {
+    /// The next segment. Waits while a full disk has no room for it, unless `gives_up`.
+    pub(super) fn take(&mut self, gives_up: &dyn Fn() -> bool) -> io::Result<Arc<SegmentFile>> {
         match self {
             Self::Inline { ready, maker } => match ready.pop_front() {
                 Some(segment) => Ok(segment),
                 None => maker.make(),
             },
-            Self::Background(shelf) => shelf.take(),
+            Self::Background(shelf) => shelf.take(gives_up),
             Self::Moving => Err(io::Error::other("no supply of segments")),
         }
     }

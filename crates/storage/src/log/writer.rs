@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::footer::{self, Footer, FooterEntry, TRAILER_BYTES};
 use super::format::{
     self, BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, BatchKind, Position, RECORD_HEADER_BYTES,
     RecordKind, Standing,
@@ -24,7 +25,8 @@ const MARKER_BYTES: u64 = format::ALIGN_BYTES;
 /// Largest payload that fits a segment which holds nothing else.
 pub(crate) fn payload_bytes_max(segment_bytes: u64) -> usize {
     let overhead = BATCH_HEADER_BYTES as u64 + RECORD_HEADER_BYTES as u64 + format::ALIGN_BYTES;
-    (segment_bytes - DATA_START - MARKER_BYTES - format::seal_bytes(1) - overhead) as usize
+    let seal = format::seal_bytes(Footer::default().encoded_bytes(1));
+    (segment_bytes - DATA_START - MARKER_BYTES - seal - TRAILER_BYTES - overhead) as usize
 }
 
 /// Writes the log. Lives on one thread: [`LogWriter::run`] in production, [`LogWriter::step`] where a simulator decides when.
@@ -61,23 +63,23 @@ pub(crate) struct Active {
     pub(crate) segment: Arc<SegmentFile>,
     /// Where the next batch starts.
     pub(crate) end: u64,
-    pub(crate) first_index: u64,
-    /// Where each entry that is still in the log starts.
-    pub(crate) offsets: Vec<u32>,
+    /// What it holds so far.
+    pub(crate) footer: Footer,
 }
 
 impl Active {
-    fn next_index(&self) -> u64 {
-        self.first_index + self.offsets.len() as u64
-    }
-
     fn fits(&self, body_bytes: u64, more_entries: usize) -> bool {
-        let seal = format::seal_bytes(self.offsets.len() + more_entries);
-        self.end + format::batch_bytes(body_bytes) + MARKER_BYTES + seal <= self.segment.bytes
+        self.has_room(format::batch_bytes(body_bytes) + MARKER_BYTES, more_entries)
     }
 
     fn fits_marker(&self) -> bool {
-        self.end + MARKER_BYTES + format::seal_bytes(self.offsets.len()) <= self.segment.bytes
+        self.has_room(MARKER_BYTES, 0)
+    }
+
+    /// With what completes the segment.
+    fn has_room(&self, bytes: u64, more_entries: usize) -> bool {
+        let seal = format::seal_bytes(self.footer.encoded_bytes(more_entries));
+        self.end + bytes + seal + TRAILER_BYTES <= self.segment.bytes
     }
 }
 
@@ -237,7 +239,10 @@ impl LogWriter {
 
     fn write_entry(&mut self, record: &Record, settled: &mut Settled) -> io::Result<()> {
         let has_gap = self.active.as_ref().is_some_and(|active| {
-            !active.offsets.is_empty() && active.next_index() != record.index
+            active
+                .footer
+                .next_index()
+                .is_some_and(|next| next != record.index)
         });
         if has_gap {
             // A segment holds one run of indexes; after a purge beyond the end of the log a new run begins.
@@ -246,20 +251,21 @@ impl LogWriter {
         let active = self.make_room(RECORD_HEADER_BYTES + record.payload.len(), 1, settled)?;
         let (seed, epoch, end) = (active.segment.crc_seed, active.segment.epoch, active.end);
         let at = self.batch.push(seed, epoch, RecordKind::Entry, record);
-        let offset = (end + at as u64) as u32;
+        let entry = FooterEntry {
+            index: record.index,
+            term: record.term,
+            offset: (end + at as u64) as u32,
+            length: (RECORD_HEADER_BYTES + record.payload.len()) as u32,
+        };
         let active = self
             .active
             .as_mut()
             .expect("make_room leaves an active segment");
-        if active.offsets.is_empty() {
-            active.first_index = record.index;
-        }
-        active.offsets.push(offset);
-        let length = (RECORD_HEADER_BYTES + record.payload.len()) as u32;
+        active.footer.entry(&entry);
         settled.changes.push(TableChange::Entry {
-            index: record.index,
-            offset,
-            length,
+            index: entry.index,
+            offset: entry.offset,
+            length: entry.length,
         });
         self.standing.start_index = self.standing.start_index.or(Some(record.index));
         Ok(())
@@ -279,9 +285,7 @@ impl LogWriter {
             .active
             .as_mut()
             .expect("make_room leaves an active segment");
-        active
-            .offsets
-            .truncate(from.saturating_sub(active.first_index) as usize);
+        active.footer.truncate(from);
         settled.changes.push(TableChange::Truncate { from });
         if self.standing.purged.is_none()
             && self.standing.start_index.is_some_and(|start| start >= from)
@@ -316,31 +320,49 @@ impl LogWriter {
             self.flush(BatchKind::Data)?;
         }
         if let Some(active) = &self.active {
-            let payload = format::encode_footer(active.first_index, active.offsets.iter().copied());
             let footer = Record {
                 group: 0,
                 term: 0,
-                index: active.first_index,
-                payload,
+                index: active.footer.first_index,
+                payload: active.footer.encode(),
             };
-            let (seed, epoch) = (active.segment.crc_seed, active.segment.epoch);
+            let (seed, epoch, seal_at) =
+                (active.segment.crc_seed, active.segment.epoch, active.end);
             self.batch.push(seed, epoch, RecordKind::Footer, &footer);
             self.flush(BatchKind::Seal)?;
             // Before anything goes to the next segment: so a batch there proves that this one was complete.
             self.sync()?;
+            self.write_trailer(seal_at)?;
             settled.changes.push(TableChange::Seal);
         }
         self.activate(settled)
     }
 
+    /// Says where the seal is, which a start then takes for all that the segment holds: only behind the seal's sync. Not synced
+    /// itself, since nothing depends on it.
+    fn write_trailer(&self, seal_at: u64) -> io::Result<()> {
+        let Some(active) = &self.active else {
+            return Ok(());
+        };
+        let segment = &active.segment;
+        let at = segment.bytes - TRAILER_BYTES;
+        if active.end > at {
+            return Ok(()); // Begun by a release that left no room for one.
+        }
+        let trailer = footer::encode_trailer(segment.crc_seed, segment.epoch, seal_at);
+        self.shared.counts.note_write(TRAILER_BYTES);
+        segment.file.write_at(&trailer, at)
+    }
+
     fn activate(&mut self, settled: &mut Settled) -> io::Result<()> {
-        let segment = self.supply.take()?;
+        let shared = Arc::clone(&self.shared);
+        let segment = self.supply.take(&|| shared.is_closed())?;
+        self.shared.counts.note_segment();
         settled.changes.push(TableChange::Segment(segment.clone()));
         self.active = Some(Active {
             segment,
             end: DATA_START,
-            first_index: 0,
-            offsets: Vec::new(),
+            footer: Footer::new(self.sequence),
         });
         Ok(())
     }
@@ -369,12 +391,15 @@ impl LogWriter {
             })?;
         active.end += bytes;
         self.sequence += 1;
+        self.shared.counts.note_write(bytes);
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
         if let Some(active) = &self.active {
+            let start = Instant::now();
             active.segment.file.sync_data()?;
+            self.shared.counts.syncs.record_duration(start.elapsed());
             self.synced = Position {
                 epoch: active.segment.epoch,
                 offset: active.end,

@@ -138,6 +138,21 @@ pub fn open(
     Ok(snapshot)
 }
 
+/// Opens a file that came from elsewhere, under whatever name, and verifies all of it. `owner`: who wrote it.
+///
+/// # Errors
+/// `DataLoss` where any byte fails its check.
+pub fn open_foreign(
+    disk: &dyn Disk,
+    owner: Identity,
+    file_name: &str,
+) -> Result<Snapshot, StorageError> {
+    let file = disk
+        .open(file_name)
+        .map_err(|e| StorageError::io("open", file_name, e))?;
+    Snapshot::verified(file, owner, file_name)
+}
+
 /// The newest file that passes its check, and why newer ones did not.
 ///
 /// # Errors

@@ -17,6 +17,10 @@ impl Pair {
         equal("wall time", &model.wall_now, &core.wall_now())?;
         equal("deadline", &model.next_deadline(), &core.next_deadline())?;
         equal("unroutable", &model.unroutable, &core.unroutable())?;
+        let nodes = core
+            .nodes()
+            .map(|(id, node)| (id, (!node.retired).then_some(node.disk)));
+        equal("nodes", &model.nodes, &nodes.collect())?;
         equal("producers", &model.producers.len(), &core.producers())?;
         for queue in model.queues.values() {
             if !queue.conserves() {
@@ -175,7 +179,29 @@ impl Pair {
             equal_in(what, &live.contains(&bucket), &core)?;
         }
         let any = self.core.body_is_live(0, u64::MAX);
-        equal("liveness of any body", &!live.is_empty(), &any)
+        equal("liveness of any body", &!live.is_empty(), &any)?;
+        self.compare_survey()
+    }
+
+    /// A survey tells exactly the bodies that messages refer to.
+    fn compare_survey(&self) -> Result<(), Difference> {
+        let queues = self.model.queues.values();
+        let messages = queues.flat_map(|queue| queue.messages.iter());
+        let mut model: Vec<_> = messages.map(|message| message.body).collect();
+        model.sort_unstable();
+        let mut core = Vec::new();
+        let mut tell = |run: ticketrail_core::LiveRun| {
+            core.extend((0..run.count).map(|k| ticketrail_core::BodyRef {
+                item: run.body.item + k,
+                ..run.body
+            }));
+        };
+        let mut at = Some(ticketrail_core::SurveyCursor::default());
+        while let Some(from) = at {
+            at = self.core.survey(from, 7, &mut tell);
+        }
+        core.sort_unstable();
+        equal("bodies that a survey tells", &model, &core)
     }
 }
 

@@ -1,10 +1,10 @@
 //! Receives, consumers and settles, rightful and not.
 
 use ticketrail_core::command::{
-    AttachConsumer, Command, DetachConsumer, NodeBooted, Receive, SessionsLost, SetPrefetch,
-    Settle, SettleKind, SettleRange,
+    AdmitNode, AttachConsumer, Command, DetachConsumer, NodeBooted, Receive, RetireNode,
+    SessionsLost, SetPrefetch, Settle, SettleKind, SettleRange,
 };
-use ticketrail_core::{BootId, Fence, NodeId, Offset, Owner, QueueId, SessionId, limits};
+use ticketrail_core::{BootId, DiskId, Fence, NodeId, Offset, Owner, QueueId, SessionId, limits};
 
 use super::super::state::{Model, Queue, Standing};
 use super::Generator;
@@ -134,6 +134,15 @@ impl Generator {
     pub(super) fn node_booted(&mut self) -> Command {
         let Owner { node, boot, .. } = self.owner();
         Command::NodeBooted(NodeBooted { node, boot })
+    }
+
+    pub(super) fn known_node(&mut self) -> Command {
+        let node = self.owner().node;
+        if self.dice.one_in(6) {
+            return Command::RetireNode(RetireNode { node });
+        }
+        let disk = DiskId(self.dice.below(3).into());
+        Command::AdmitNode(AdmitNode { node, disk })
     }
 
     pub(super) fn sessions_lost(&mut self, model: &Model) -> Command {

@@ -1,14 +1,14 @@
 //! Commands with any values in any field: no sense, but no panic either.
 
 use ticketrail_core::command::{
-    AttachConsumer, Bootstrap, Command, CreateNamespace, CreateQueue, DeleteNamespace, DeleteQueue,
-    DetachConsumer, Entry, NodeBooted, OpenProducer, ProducerSequence, Publish, PublishRun,
-    PurgeQueue, Receive, SessionsLost, SetPrefetch, SetVersion, Settle, SettleKind, SettleRange,
-    Stamps, UpdateQueue,
+    AdmitNode, AttachConsumer, Bootstrap, Command, CreateNamespace, CreateQueue, DeleteNamespace,
+    DeleteQueue, DetachConsumer, Entry, NodeBooted, OpenProducer, ProducerSequence, Publish,
+    PublishRun, PurgeQueue, Receive, RetireNode, SessionsLost, SetPrefetch, SetVersion, Settle,
+    SettleKind, SettleRange, Stamps, UpdateQueue,
 };
 use ticketrail_core::{
-    BootId, DeadLetter, Fence, LeaseTime, NodeId, Offset, Owner, ProducerId, QueueChanges, QueueId,
-    QueueSettings, RetryBackoff, SessionId, WallTime,
+    BootId, DeadLetter, DiskId, Fence, LeaseTime, NodeId, Offset, Owner, ProducerId, QueueChanges,
+    QueueId, QueueSettings, RetryBackoff, SessionId, WallTime,
 };
 
 use super::super::dice::Dice;
@@ -149,7 +149,7 @@ fn settle(dice: &mut Dice) -> Settle {
 }
 
 fn command(dice: &mut Dice) -> Command {
-    match dice.below(19) {
+    match dice.below(21) {
         0 => Command::Bootstrap(Bootstrap {
             cluster_id: u128::from(dice.below(2)),
             hash_seed: dice.below(2),
@@ -223,6 +223,13 @@ fn command(dice: &mut Dice) -> Command {
         17 => Command::SessionsLost(SessionsLost {
             node: NodeId(number(dice)),
             boot: BootId(number(dice)),
+        }),
+        18 => Command::AdmitNode(AdmitNode {
+            node: NodeId(number(dice)),
+            disk: DiskId(number(dice).into()),
+        }),
+        19 => Command::RetireNode(RetireNode {
+            node: NodeId(number(dice)),
         }),
         _ => Command::Settle(settle(dice)),
     }

@@ -8,39 +8,50 @@ mod settlements;
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
 use ticketrail_broker::{Consumer, ConsumerEnd, ConsumerEvent, ConsumerHandle, Delivery, Settled};
 use ticketrail_core::event::SessionEnd;
+use ticketrail_core::limits as core;
 use ticketrail_proto::error::{Problem, Reason};
 use ticketrail_proto::v1::{self, consume_request, consume_response};
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use self::open::{open, prefetch};
-use self::settlements::{Batch, Gathered, Settlements};
+use self::settlements::{Batch, Gathered, Settlements, last_of};
 use super::stream::{Gone, Outbox, frame_at_hand, next_frame};
 use crate::convert::{self, Checked, Receipts};
 use crate::limits;
-use crate::node::{SharedNode, shutting_down};
+use crate::listen::{MessageShare, MessageShares};
+use crate::node::SharedNode;
+use crate::spans::Delivered;
 
 type Frames = Streaming<v1::ConsumeRequest>;
 type Out = Outbox<v1::ConsumeResponse>;
 
 /// Serves one stream to its end.
-pub(super) async fn serve(node: SharedNode, mut frames: Frames, mut outbox: Out) {
+pub(super) async fn serve(
+    node: SharedNode,
+    mut frames: Frames,
+    shares: MessageShares,
+    mut outbox: Out,
+) {
     let opened = tokio::select! {
         opened = open(&node, &mut frames) => opened,
-        () = node.stop.cancelled() => Err(shutting_down()),
+        () = node.stopping.drains() => Err(node.shutting_down()),
         () = outbox.gone() => return,
     };
     let (mut session, opened) = match opened {
         Ok(opened) => opened,
         Err(problem) => return outbox.end(Err(problem)).await,
     };
+    // That of the first frame, which is answered.
+    drop(shares.next());
+    session.shares = Some(shares);
     outbox.push(frame(consume_response::Frame::Opened(opened)));
     match session.run(&mut frames, &mut outbox).await {
         Ok(()) => {
@@ -95,11 +106,20 @@ enum Phase {
     Releasing,
     /// Nothing comes any more.
     Drained { released: bool },
+    /// This node stops: no grant shall follow, and what was not given out goes back.
+    Leaving,
+    /// The client was sent elsewhere; what it holds may still be settled here.
+    Left,
 }
 
 impl Phase {
     fn is_drained(self) -> bool {
         matches!(self, Self::Drained { .. })
+    }
+
+    /// The client did not ask to stop before.
+    fn may_drain(self) -> bool {
+        matches!(self, Self::Delivering | Self::Leaving | Self::Left)
     }
 }
 
@@ -112,25 +132,35 @@ enum Done {
     Stopped {
         released: Option<u32>,
     },
+    /// No grant follows, because this node stops; whether the session is still this stream's.
+    Leaving {
+        is_ours: bool,
+    },
+    /// What was not given out is back in the queue, or will come back by its grace.
+    Left,
 }
 
 struct Session {
     consumer: Consumer,
     handle: ConsumerHandle,
-    stop: CancellationToken,
+    node: SharedNode,
     receipts: Receipts,
     name: QueueName,
     auto_ack: bool,
     settlements: Settlements,
+    /// What a collector was told of and hears of again when it is settled.
+    delivered: Delivered,
     /// On their way to the log, answered in this order.
     commands: FuturesOrdered<BoxFuture<'static, Checked<Done>>>,
     phase: Phase,
+    /// What the frames of the client take of the budgets.
+    shares: Option<MessageShares>,
 }
 
 impl Session {
     fn new(
         consumer: Consumer,
-        stop: CancellationToken,
+        node: SharedNode,
         receipts: Receipts,
         name: QueueName,
         auto_ack: bool,
@@ -139,31 +169,42 @@ impl Session {
             handle: consumer.handle.clone(),
             settlements: Settlements::new(consumer.handle.queue()),
             consumer,
-            stop,
+            node,
             receipts,
             name,
             auto_ack,
+            delivered: Delivered::default(),
             commands: FuturesOrdered::new(),
             phase: Phase::Delivering,
+            shares: None,
         }
     }
 
     async fn run(&mut self, frames: &mut Frames, outbox: &mut Out) -> Result<(), End> {
         let mut open = true;
+        let (alone, stopping) = (self.node.alone.clone(), self.node.stopping.clone());
         loop {
             // Who acknowledges by taking may close its side and go on reading.
             let done = !open && (!self.auto_ack || self.phase.is_drained());
             if done && self.commands.is_empty() && outbox.is_empty() {
                 return Ok(());
             }
+            if self.has_left(outbox) {
+                return Err(self.node.shutting_down().into());
+            }
             let takes_frames =
                 open && !outbox.is_full() && self.commands.len() < limits::SETTLEMENTS_WAITING_MAX;
-            let grants = matches!(self.phase, Phase::Delivering | Phase::Draining { .. });
+            let grants = !matches!(
+                self.phase,
+                Phase::Releasing | Phase::Drained { .. } | Phase::Leaving
+            );
             let delivers = outbox.is_empty() && grants && !done;
             let last = self.phase == Phase::Draining { stopped: true };
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Err(shutting_down().into()),
+                () = stopping.ends() => return Err(self.node.cut_off().into()),
+                () = alone.begins() => return Err(self.node.lost_quorum().into()),
+                () = stopping.drains(), if self.phase == Phase::Delivering => self.leave_node(),
                 sent = outbox.advance() => sent?,
                 Some(did) = self.commands.next(), if !outbox.is_full() => self.did(did?, outbox),
                 frame = next_frame(frames), if takes_frames => match frame? {
@@ -176,6 +217,50 @@ impl Session {
                 },
             }
         }
+    }
+
+    /// Asks for no more, so that what is not given out by then can go back.
+    fn leave_node(&mut self) {
+        self.phase = Phase::Leaving;
+        let handle = self.handle.clone();
+        let deadline = Instant::now() + limits::LEAVE_WAIT_MAX;
+        self.commands.push_back(Box::pin(async move {
+            let stopped = handle.set_prefetch(0, deadline).await;
+            Ok(Done::Leaving {
+                is_ours: stopped.is_ok(),
+            })
+        }));
+    }
+
+    /// No grant follows: what the client has not seen goes back, uncounted, before it hears of the stop.
+    fn release_unstarted(&mut self) {
+        let unstarted = self.consumer.take_unstarted();
+        let handle = self.handle.clone();
+        let deadline = Instant::now() + limits::LEAVE_WAIT_MAX;
+        self.commands.push_back(Box::pin(async move {
+            for ranges in unstarted.chunks(core::SETTLE_RANGES_MAX) {
+                if let Err(problem) = handle.settle(ranges.to_vec(), deadline).await {
+                    tracing::debug!(%problem, "unstarted deliveries are left to their session");
+                }
+            }
+            Ok(Done::Left)
+        }));
+    }
+
+    fn go_away(&mut self, outbox: &mut Out) {
+        self.phase = Phase::Left;
+        let addresses = self.node.elsewhere();
+        let go_away = v1::GoAway { addresses };
+        outbox.push(frame(consume_response::Frame::GoAway(go_away)));
+    }
+
+    /// This node stops, and the client has nothing left to do here.
+    fn has_left(&self, outbox: &Out) -> bool {
+        self.phase == Phase::Left
+            && self.commands.is_empty()
+            && outbox.is_empty()
+            && self.settlements.held.unsettled() == 0
+            && !self.consumer.is_acknowledging()
     }
 
     fn drained(&mut self, released: Option<u32>, outbox: &mut Out) {
@@ -199,6 +284,7 @@ impl Session {
             } => {
                 let delivery_ids = self.settlements.held.lost(first_offset, count);
                 if !delivery_ids.is_empty() {
+                    self.delivered.forget(&delivery_ids);
                     let reason = v1::LeaseLostReason::Expired as i32;
                     let lost = v1::ConsumeLeaseLost {
                         delivery_ids,
@@ -229,6 +315,10 @@ impl Session {
             held.leases(first_id, held.next_id() - 1, true);
         }
         let deliveries = self.receipts.deliveries(deliveries, first_id)?;
+        let delivered = self.node.spans.deliver(&self.name.queue, &deliveries);
+        if !self.auto_ack {
+            self.delivered.add(delivered);
+        }
         let deliveries = v1::ConsumeDeliveries { deliveries };
         outbox.push(frame(consume_response::Frame::Deliveries(deliveries)));
         Ok(())
@@ -268,11 +358,17 @@ impl Session {
         let mut gathered = Gathered::default();
         let mut next = Some(first);
         while let Some(frame) = next.take() {
+            gathered.shares.extend(self.share());
             let Some(consume_request::Frame::Settlement(settlement)) = frame.frame else {
                 self.settle(gathered);
                 return self.steer(frame.frame);
             };
             self.settlements.gather(&settlement, &mut gathered)?;
+            for range in &settlement.ranges {
+                let ids = range.first_delivery_id..=last_of(range);
+                self.delivered
+                    .settle(ids, range.kind, &mut gathered.settling);
+            }
             if gathered.is_full() {
                 break;
             }
@@ -286,17 +382,30 @@ impl Session {
         Ok(())
     }
 
+    fn share(&self) -> Option<MessageShare> {
+        self.shares.as_ref().and_then(MessageShares::next)
+    }
+
     /// Hands gathered settlements to the broker.
-    fn settle(&mut self, gathered: Gathered) {
-        for (batch, ranges) in gathered.into_commands() {
-            let handle = self.handle.clone();
+    fn settle(&mut self, mut gathered: Gathered) {
+        let shares = Arc::new(std::mem::take(&mut gathered.shares));
+        let mut settling = Some(std::mem::take(&mut gathered.settling));
+        let commands = gathered.into_commands();
+        let last = commands.len().saturating_sub(1);
+        for (place, (batch, ranges)) in commands.into_iter().enumerate() {
+            let (handle, shares) = (self.handle.clone(), Arc::clone(&shares));
+            let settling = settling.take_if(|_| place == last);
             self.commands.push_back(Box::pin(async move {
+                let _shares = shares;
                 if ranges.is_empty() {
                     return Ok(Done::Settled(batch, None));
                 }
                 let deadline = Instant::now() + limits::DEADLINE_DEFAULT;
-                let settled = handle.settle(ranges, deadline).await?;
-                Ok(Done::Settled(batch, Some(settled)))
+                let settled = handle.settle(ranges, deadline).await;
+                if let Some(settling) = settling {
+                    settling.done(settled.as_ref().map(drop));
+                }
+                Ok(Done::Settled(batch, Some(settled?)))
             }));
         }
     }
@@ -316,7 +425,7 @@ impl Session {
                     }));
                 }
             }
-            Some(consume_request::Frame::Drain(drain)) if self.phase == Phase::Delivering => {
+            Some(consume_request::Frame::Drain(drain)) if self.phase.may_drain() => {
                 self.phase = match drain.release_unsettled {
                     true => Phase::Releasing,
                     false => Phase::Draining { stopped: false },
@@ -354,6 +463,10 @@ impl Session {
             Done::Credit => {}
             Done::Stopped { released: None } => self.phase = Phase::Draining { stopped: true },
             Done::Stopped { released } => self.drained(released, outbox),
+            // The client may have asked to stop meanwhile, which says more.
+            Done::Leaving { .. } | Done::Left if self.phase != Phase::Leaving => {}
+            Done::Leaving { is_ours: true } => self.release_unstarted(),
+            Done::Leaving { is_ours: false } | Done::Left => self.go_away(outbox),
         }
     }
 

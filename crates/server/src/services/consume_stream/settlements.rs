@@ -9,6 +9,8 @@ use ticketrail_proto::v1;
 
 use crate::convert::{self, Checked, Held, Run};
 use crate::limits;
+use crate::listen::MessageShare;
+use crate::spans::Settling;
 
 /// What a stream has sent, and how far its settlements are.
 pub(super) struct Settlements {
@@ -26,7 +28,13 @@ pub(super) struct Settlements {
 pub(super) struct Gathered {
     frames: usize,
     ranges: Vec<SettleRange>,
+    /// Messages in the ranges.
+    messages: u64,
     batch: Batch,
+    /// What the frames take of the budgets.
+    pub(super) shares: Vec<MessageShare>,
+    /// What is told of them to a collector.
+    pub(super) settling: Settling,
 }
 
 /// What is needed to answer the settlements of one command.
@@ -77,12 +85,14 @@ impl Settlements {
         self.came += 1;
         gathered.frames += 1;
         gathered.batch.through = self.came;
-        let already = gathered.ranges.len();
+        let (already, messages_already) = (gathered.ranges.len(), gathered.messages);
         for (place, range) in asked.iter().enumerate() {
             let (kind, runs) = self.range(range, &format!("settlement.ranges[{place}]."))?;
             forgotten(range, &runs, self.came, &mut gathered.batch.forgotten);
             runs.iter().for_each(|run| self.add(run, kind, gathered));
-            if gathered.ranges.len() - already > limits::SETTLEMENT_RUNS_MAX {
+            if gathered.ranges.len() - already > limits::SETTLEMENT_RUNS_MAX
+                || gathered.messages - messages_already > limits::SETTLEMENT_MESSAGES_MAX
+            {
                 let must = "without so many repetitions of the same deliveries";
                 return Err(Problem::invalid_field("settlement.ranges", must));
             }
@@ -96,6 +106,7 @@ impl Settlements {
             first_id: run.first_id,
             first_offset: run.first_offset.0,
         });
+        gathered.messages += run.count;
         gathered.ranges.push(SettleRange {
             queue: self.queue,
             first_offset: run.first_offset,
@@ -138,6 +149,7 @@ impl Gathered {
     pub(super) fn is_full(&self) -> bool {
         self.frames >= limits::SETTLEMENTS_TOGETHER_MAX
             || self.ranges.len() >= core::SETTLE_RANGES_MAX
+            || self.messages >= limits::SETTLEMENT_MESSAGES_MAX
     }
 
     /// As commands of the size that one may have; none where no frame was gathered.
@@ -146,6 +158,9 @@ impl Gathered {
             frames,
             mut ranges,
             mut batch,
+            messages: _,
+            shares: _,
+            settling: _,
         } = self;
         let mut commands = Vec::new();
         while ranges.len() > core::SETTLE_RANGES_MAX {
@@ -177,7 +192,8 @@ impl Batch {
     }
 }
 
-fn last_of(range: &v1::SettleRange) -> u64 {
+/// The last delivery of a range that was written with it, or with its first alone.
+pub(super) fn last_of(range: &v1::SettleRange) -> u64 {
     match range.last_delivery_id {
         0 => range.first_delivery_id,
         last => last,
@@ -359,6 +375,29 @@ mod tests {
             .gather(&frame(&[ack(5_001, 0)]), &mut gathered)
             .unwrap_err();
         assert_eq!(problem.reason(), Reason::UnknownDelivery);
+    }
+
+    #[test]
+    fn repetitions_of_a_long_run_are_bounded_too() {
+        let mut settlements = Settlements::new(QueueId(9));
+        for k in 0..50_000 {
+            settlements.held.sent(Offset(k), Fence(k + 1));
+        }
+        let range = v1::SettleRange {
+            kind: v1::SettleKind::Extend as i32,
+            lease_duration: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 0,
+            }),
+            ..ack(1, 50_000)
+        };
+        let mut gathered = Gathered::default();
+        let twice = frame(&[range, range]);
+        settlements.gather(&twice, &mut gathered).unwrap();
+        let problem = settlements
+            .gather(&frame(&vec![range; 3]), &mut Gathered::default())
+            .unwrap_err();
+        assert_eq!(problem.reason(), Reason::InvalidField);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(super) struct Inner {
     pub(super) stopped: bool,
     pub(super) capacity_bytes: Option<u64>,
     pub(super) faults: Vec<Fault>,
+    pub(super) lies_of: Option<String>,
     pub(super) generation: u64,
     pub(super) locked: bool,
     pub(super) rng: SplitMix,

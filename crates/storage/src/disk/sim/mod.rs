@@ -78,6 +78,7 @@ impl SimDisk {
                 stopped: false,
                 capacity_bytes: None,
                 faults: Vec::new(),
+                lies_of: None,
                 generation: 0,
                 locked: false,
                 rng: SplitMix(seed),
@@ -143,6 +144,11 @@ impl SimDisk {
         self.lock_inner().faults.push(fault);
     }
 
+    /// A planted bug: syncs of files whose name starts so are answered and do nothing; it outlives crashes.
+    pub fn lie_about(&self, name_prefix: &str) {
+        self.lock_inner().lies_of = Some(name_prefix.to_owned());
+    }
+
     /// Removes all rules.
     pub fn clear_faults(&self) {
         self.lock_inner().faults.clear();
@@ -151,6 +157,13 @@ impl SimDisk {
     /// Bounds the bytes of all files together; writes beyond it fail with `ENOSPC`. `None`: no bound.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock_inner().capacity_bytes = bytes;
+    }
+
+    /// Bytes of all files together.
+    pub fn used_bytes(&self) -> u64 {
+        let inner = self.lock_inner();
+        let files = inner.names.values().filter_map(|id| inner.files.get(id));
+        files.map(|file| file.memory.len() as u64).sum()
     }
 
     /// Flips the bits of `mask` in one byte, on the medium and in memory. Returns false beyond the end of the file.
@@ -313,7 +326,7 @@ impl SimFile {
                 "this file was opened by a process that has ended",
             ));
         }
-        let name = if inner.faults.is_empty() {
+        let name = if inner.faults.is_empty() && inner.lies_of.is_none() {
             String::new()
         } else {
             inner.name_of(self.file)
@@ -362,7 +375,11 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let (mut inner, charge) = self.begin(OpKind::Sync)?;
-        inner.sync_file(self.file);
+        let name = inner.name_of(self.file);
+        let lie = (inner.lies_of.as_deref()).is_some_and(|prefix| name.starts_with(prefix));
+        if !lie {
+            inner.sync_file(self.file);
+        }
         charge.answer()
     }
 

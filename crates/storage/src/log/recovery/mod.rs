@@ -1,16 +1,21 @@
 //! What a start accepts.
 //!
-//! Segments are read in order of epoch, batch by batch. Where a batch fails, everything behind it is searched for whole batches of
+//! A complete segment is taken at its word: its trailer and footer are read, what is between them when it is wanted, and by
+//! [`crate::Log::check_next_segment`] after the start. The others are read in order of epoch, batch by batch. Where a batch fails, everything behind it is searched for whole batches of
 //! the same segment: if any of them, or any in a later segment, carries a mark beyond the failure, then what failed had been durable,
 //! and the start stops with `DataLoss`. Otherwise it is a torn tail of writes that were never acknowledged: it is copied aside,
 //! overwritten, and reported. Nothing is ever skipped.
 
+#[cfg(test)]
+mod first_footer;
 mod scan;
 mod verify;
 
 use std::sync::Arc;
 
-use self::scan::{Scan, Scanned};
+use self::scan::Scan;
+pub(crate) use self::scan::is_footer_of;
+use super::bodies::{self, BodyNames};
 use super::format::{Position, Standing};
 use super::segment::{SegmentFile, SegmentMaker, SegmentNames, Spares};
 use super::state::State;
@@ -25,11 +30,15 @@ use crate::vote::{self, VoteFile};
 pub struct Recovery {
     /// Whether the folder held no log before.
     pub is_new: bool,
-    /// Segments that were read.
+    /// Segments of the log.
     pub segments: usize,
-    /// Entries that were read, purged ones included.
+    /// Of these, the complete ones of which only the footer was read.
+    pub segments_trusted: usize,
+    /// Body segments that were found whole.
+    pub body_segments: usize,
+    /// Entries that were found, purged ones included.
     pub entries: u64,
-    /// Bytes of whole batches that were read.
+    /// Bytes of whole batches that were found.
     pub bytes: u64,
     /// Torn tails that were cut. None of it had been acknowledged.
     pub cut: Vec<CutTail>,
@@ -63,9 +72,10 @@ const CUT_PREFIX: &str = "cut-";
 
 pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &LogConfig) -> Result<Recovered, StorageError> {
     let list = || disk.list().map_err(|e| StorageError::io("list", ".", e));
-    let names = SegmentNames::of(&list()?);
+    let found = list()?;
+    let (names, body_names) = (SegmentNames::of(&found), BodyNames::of(&found));
     let is_new = names.live.is_empty();
-    for name in &names.unfinished {
+    for name in names.unfinished.iter().chain(&body_names.unfinished) {
         disk.remove(name)
             .map_err(|e| StorageError::io("remove", name, e))?;
     }
@@ -89,6 +99,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &LogConfig) -> Result<Recove
     let report = Recovery {
         is_new,
         segments: names.live.len(),
+        segments_trusted: scan.state.unchecked.len(),
         vote_copies_repaired: found_vote.copies_repaired,
         ..Recovery::default()
     };
@@ -104,6 +115,11 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &LogConfig) -> Result<Recove
         ));
     }
     end.state.vote = found_vote.vote;
+    for id in &body_names.finished {
+        let segment = bodies::open(&**disk, config.owner(), *id)?;
+        end.state.bodies.add(segment);
+    }
+    end.report.body_segments = body_names.finished.len();
     end.standing.vote_sequence = found_vote.sequence;
 
     let spares = Spares::new(names.spare.clone(), config.spare_segments_max);
@@ -221,7 +237,11 @@ impl Scan<'_> {
                 epoch: segment.epoch,
                 offset: scanned.end,
             };
-            active = (!scanned.sealed).then(|| self.active_of(scanned));
+            active = (!scanned.sealed).then(|| Active {
+                segment: segment.clone(),
+                end: scanned.end,
+                footer: scanned.footer.clone(),
+            });
         }
         if let Some(newest) = self
             .scanned
@@ -240,21 +260,6 @@ impl Scan<'_> {
             .sync_dir()
             .map_err(|e| StorageError::io("sync", ".", e))?;
         Ok((active, ready, synced))
-    }
-
-    fn active_of(&self, scanned: &Scanned) -> Active {
-        let run = self
-            .state
-            .table
-            .segments
-            .last()
-            .expect("the newest segment with batches is the table's last");
-        Active {
-            segment: scanned.segment.clone(),
-            end: scanned.end,
-            first_index: run.first_index,
-            offsets: run.places.iter().map(|(offset, _)| *offset).collect(),
-        }
     }
 }
 

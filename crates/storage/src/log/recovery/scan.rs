@@ -1,5 +1,6 @@
 //! Reading the segments: what is whole, in order, and what lies behind the first thing that is not.
 
+use std::io;
 use std::sync::Arc;
 
 use super::KEPT_ASIDE_BYTES_MAX;
@@ -7,6 +8,7 @@ use crate::disk::{Disk, read_up_to};
 use crate::error::StorageError;
 use crate::header;
 use crate::log::LogConfig;
+use crate::log::footer::{self, Footer, FooterEntry, TRAILER_BYTES};
 use crate::log::format::{self, BatchHeader, BatchKind, FoundRecord, Position, RecordKind};
 use crate::log::segment::{self, DATA_START, SegmentFile, TableChange};
 use crate::log::state::State;
@@ -18,6 +20,8 @@ pub(super) struct Scanned {
     pub(super) batches: u64,
     pub(super) end: u64,
     pub(super) sealed: bool,
+    /// What it holds, as far as it is whole.
+    pub(super) footer: Footer,
     /// End of the last whole batch beyond `end`, if there is one: something between was lost.
     pub(super) beyond: Option<u64>,
     /// Bytes beyond `end` that a torn write left.
@@ -70,30 +74,37 @@ impl<'a> Scan<'a> {
             ));
         }
         let bytes = file.len().map_err(io)?;
-        let content = read_up_to(&*file, 0, bytes as usize).map_err(io)?;
         let segment = SegmentFile::new(self.config.owner(), epoch, bytes, file);
+        if let Some((seal, footer)) = read_seal(&segment).map_err(io)? {
+            return self.trust(segment, seal, footer);
+        }
+        let content = read_up_to(&*segment.file, 0, bytes as usize).map_err(io)?;
         let mut at = DATA_START;
         let mut scanned = Scanned {
             segment: segment.clone(),
             batches: 0,
             end: at,
             sealed: false,
+            footer: Footer::default(),
             beyond: None,
             torn: None,
         };
         while !scanned.sealed {
-            let Some((header, records)) = read_batch(&segment, &content, at) else {
+            let batch = content.get(at as usize..).unwrap_or_default();
+            let found = format::decode_batch(segment.crc_seed, epoch, batch, at);
+            let Some((header, records)) = found else {
                 break;
             };
-            self.check_sequence(&name, epoch, at, &header)?;
+            self.check_sequence(&name, epoch, at, header.sequence)?;
             if scanned.batches == 0 {
+                scanned.footer = Footer::new(header.sequence);
                 self.state
                     .table
                     .apply(TableChange::Segment(segment.clone()));
             }
             scanned.sealed = header.kind == BatchKind::Seal;
             scanned.batches += 1;
-            self.records(&segment, &content, &records)?;
+            self.records(&mut scanned, batch, at, &records)?;
             at += format::batch_bytes(u64::from(header.body_bytes));
             scanned.end = at;
             self.mark = self.mark.max(Some(header.mark));
@@ -108,41 +119,86 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
+    /// Takes a complete segment for what its footer says.
+    fn trust(
+        &mut self,
+        segment: Arc<SegmentFile>,
+        seal: BatchHeader,
+        footer: Footer,
+    ) -> Result<(), StorageError> {
+        let (name, epoch) = (segment.name(), segment.epoch);
+        self.check_sequence(&name, epoch, DATA_START, footer.first_sequence)?;
+        let table = &mut self.state.table;
+        table.apply(TableChange::Segment(segment.clone()));
+        // What a truncation in it removed of itself is not in the footer any more.
+        if let Some(from) = footer.truncated_from {
+            self.truncate(from);
+        }
+        for entry in footer.entries() {
+            self.entry(&segment, &entry)?;
+        }
+        self.state.table.apply(TableChange::Seal);
+        self.state.unchecked.insert(0, epoch);
+        let end = seal.position.offset + format::batch_bytes(u64::from(seal.body_bytes));
+        self.bytes += end - DATA_START;
+        self.mark = self.mark.max(Some(seal.mark));
+        self.newest = Some(seal);
+        self.scanned.push(Scanned {
+            segment,
+            batches: 1,
+            end,
+            sealed: true,
+            footer: Footer::default(),
+            beyond: None,
+            torn: None,
+        });
+        Ok(())
+    }
+
     /// Batches are numbered: a segment that is gone, or an old one that came back, breaks the chain.
     fn check_sequence(
         &self,
         name: &str,
         epoch: u64,
         at: u64,
-        header: &BatchHeader,
+        sequence: u64,
     ) -> Result<(), StorageError> {
         let Some(previous) = &self.newest else {
             return Ok(());
         };
-        let follows = header.sequence == previous.sequence + 1;
+        let follows = sequence == previous.sequence + 1;
         let is_neighbour = epoch <= previous.position.epoch + 1;
-        if follows || (!is_neighbour && header.sequence > previous.sequence) {
+        if follows || (!is_neighbour && sequence > previous.sequence) {
             return Ok(());
         }
-        let reason = format!(
-            "batch {} comes after batch {}",
-            header.sequence, previous.sequence
-        );
+        let reason = format!("batch {sequence} comes after batch {}", previous.sequence);
         Err(self.loss(name, at, reason))
     }
 
     fn records(
         &mut self,
-        segment: &Arc<SegmentFile>,
-        content: &[u8],
+        scanned: &mut Scanned,
+        batch: &[u8],
+        at: u64,
         records: &[FoundRecord],
     ) -> Result<(), StorageError> {
         for record in records {
             match record.kind {
-                RecordKind::Entry => self.entry(segment, record)?,
-                RecordKind::Truncate => self.truncate(record.index),
-                RecordKind::Footer => {
-                    self.check_footer(segment, record.start, &content[record.payload_range()])?;
+                RecordKind::Entry => {
+                    let entry = record.entry(at);
+                    self.entry(&scanned.segment, &entry)?;
+                    scanned.footer.entry(&entry);
+                }
+                RecordKind::Truncate => {
+                    self.truncate(record.index);
+                    scanned.footer.truncate(record.index);
+                }
+                RecordKind::FirstFooter | RecordKind::Footer => {
+                    if !is_footer_of(&scanned.footer, record, batch) {
+                        let reason = "the footer does not fit the entries".to_owned();
+                        let name = scanned.segment.name();
+                        return Err(self.loss(&name, at + record.start as u64, reason));
+                    }
                     self.state.table.apply(TableChange::Seal);
                 }
             }
@@ -164,66 +220,31 @@ impl<'a> Scan<'a> {
     fn entry(
         &mut self,
         segment: &Arc<SegmentFile>,
-        record: &FoundRecord,
+        entry: &FooterEntry,
     ) -> Result<(), StorageError> {
-        let index = record.index;
+        let index = entry.index;
+        let offset = u64::from(entry.offset);
         if let Some(next) = self.next_index.filter(|next| *next != index) {
             let name = segment.name();
             if index < next {
                 let reason = format!("entry {index} comes after entry {}", next - 1);
-                return Err(self.loss(&name, record.start as u64, reason));
+                return Err(self.loss(&name, offset, reason));
             }
-            self.gaps.push((next, index, name, record.start as u64));
+            self.gaps.push((next, index, name, offset));
         }
         let run = self.state.table.segments.last();
         if run.is_some_and(|run| run.last_index().is_some_and(|last| last + 1 != index)) {
-            return Err(self.loss(
-                &segment.name(),
-                record.start as u64,
-                "indexes jump inside a segment".to_owned(),
-            ));
+            let reason = "indexes jump inside a segment".to_owned();
+            return Err(self.loss(&segment.name(), offset, reason));
         }
-        let (offset, length) = (record.start as u32, record.length as u32);
         self.state.table.apply(TableChange::Entry {
             index,
-            offset,
-            length,
+            offset: entry.offset,
+            length: entry.length,
         });
-        self.state.terms.push(index, record.term);
+        self.state.terms.push(index, entry.term);
         self.next_index = Some(index + 1);
         self.entries += 1;
-        Ok(())
-    }
-
-    fn check_footer(
-        &self,
-        segment: &SegmentFile,
-        at: usize,
-        payload: &[u8],
-    ) -> Result<(), StorageError> {
-        let run = self
-            .state
-            .table
-            .segments
-            .last()
-            .expect("a batch was read, so its segment is in the table");
-        let first_index = if run.places.is_empty() {
-            None
-        } else {
-            Some(run.first_index)
-        };
-        let expected = format::encode_footer(
-            run.first_index,
-            run.places.iter().map(|(offset, _)| *offset),
-        );
-        let same_first = first_index.is_none() || payload.get(..8) == expected.get(..8);
-        if !same_first || payload.get(8..) != expected.get(8..) {
-            return Err(self.loss(
-                &segment.name(),
-                at as u64,
-                "the footer does not fit the entries".to_owned(),
-            ));
-        }
         Ok(())
     }
 
@@ -231,8 +252,8 @@ impl<'a> Scan<'a> {
         let mut end = None;
         let mut at = from + format::ALIGN_BYTES;
         while at < content.len() as u64 {
-            if let Some(header) =
-                format::decode_header(segment.crc_seed, segment.epoch, content, at)
+            let batch = &content[at as usize..];
+            if let Some(header) = format::decode_header(segment.crc_seed, segment.epoch, batch, at)
             {
                 self.mark = self.mark.max(Some(header.mark));
                 end = Some(at + format::batch_bytes(u64::from(header.body_bytes)));
@@ -240,22 +261,50 @@ impl<'a> Scan<'a> {
             at += format::ALIGN_BYTES;
         }
         // The header that failed only in its records counts too: its mark was written with it.
-        if let Some(header) = format::decode_header(segment.crc_seed, segment.epoch, content, from)
-        {
+        let batch = content.get(from as usize..).unwrap_or_default();
+        if let Some(header) = format::decode_header(segment.crc_seed, segment.epoch, batch, from) {
             self.mark = self.mark.max(Some(header.mark));
         }
         end
     }
 }
 
-fn read_batch(
-    segment: &SegmentFile,
-    content: &[u8],
-    at: u64,
-) -> Option<(BatchHeader, Vec<FoundRecord>)> {
-    let header = format::decode_header(segment.crc_seed, segment.epoch, content, at)?;
-    let records = format::decode_records(segment.crc_seed, &header, content)?;
-    Some((header, records))
+/// The seal of a segment that has a trailer; none where anything of them fails its check, and then a scan tells what is there.
+fn read_seal(segment: &SegmentFile) -> io::Result<Option<(BatchHeader, Footer)>> {
+    let (seed, epoch) = (segment.crc_seed, segment.epoch);
+    let Some(trailer_at) = segment.bytes.checked_sub(TRAILER_BYTES) else {
+        return Ok(None);
+    };
+    let trailer = read_up_to(&*segment.file, trailer_at, TRAILER_BYTES as usize)?;
+    let seal_at = footer::decode_trailer(seed, epoch, &trailer)
+        .filter(|seal_at| (DATA_START..trailer_at).contains(seal_at));
+    let Some(seal_at) = seal_at else {
+        return Ok(None);
+    };
+    let bytes = read_up_to(&*segment.file, seal_at, (trailer_at - seal_at) as usize)?;
+    let found = format::decode_batch(seed, epoch, &bytes, seal_at)
+        .filter(|(seal, _)| seal.kind == BatchKind::Seal);
+    let Some((seal, records)) = found else {
+        return Ok(None);
+    };
+    let footer = records
+        .iter()
+        .find(|record| record.kind == RecordKind::Footer)
+        .and_then(|record| Footer::decode(&bytes[record.payload_range()]));
+    Ok(footer.map(|footer| (seal, footer)))
+}
+
+/// Whether a footer tells just what was found.
+pub(crate) fn is_footer_of(found: &Footer, record: &FoundRecord, bytes: &[u8]) -> bool {
+    let payload = &bytes[record.payload_range()];
+    if record.kind == RecordKind::Footer {
+        return payload == &found.encode()[..];
+    }
+    let offsets = found.places.iter().map(|(offset, _)| *offset);
+    let expected = format::encode_first_footer(found.first_index, offsets);
+    // Of no entries, it names whatever index was there before.
+    let same_first = found.places.is_empty() || payload.get(..8) == expected.get(..8);
+    same_first && payload.get(8..) == expected.get(8..)
 }
 
 /// What a torn write left at the end of the batches: a batch that is not whole, or whole ones behind it (a footer that reached
