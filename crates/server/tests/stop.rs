@@ -166,8 +166,12 @@ async fn without_a_quorum_a_node_lives_but_does_not_serve() {
         start.elapsed() < Duration::from_secs(2),
         "the deadline reaches into the wait"
     );
+    // `Cancelled` is what the client's own clock says, where it is quicker than the answer.
     assert!(
-        matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded),
+        matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
+        ),
         "nothing was confirmed without a majority: {status:?}"
     );
 
