@@ -28,6 +28,8 @@ use tokio::time::Instant;
 const CLUSTER: u128 = 7;
 const NODE: NodeId = NodeId(1);
 const BOOT: BootId = BootId(5);
+/// Longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Alone;
 
@@ -127,6 +129,12 @@ impl Node {
             .create_queue("", "q", settings, soon())
             .await
             .unwrap();
+        // So that tests can count entries: the cluster's first one, the queue, this node's id, its boot.
+        eventually("the first commands", async || {
+            let counted = node.broker.figures().other_commands.counts;
+            (counted.iter().sum::<u64>() >= 4).then_some(())
+        })
+        .await;
         node
     }
 
@@ -194,7 +202,7 @@ fn soon() -> Instant {
 }
 
 async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let until = soon();
+    let until = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look().await {
             return found;
