@@ -342,7 +342,7 @@ impl Log {
     /// from time to time after a start, until there is none.
     ///
     /// # Errors
-    /// `DataLoss` where it is damaged, and then the log is stopped; `Io` where it cannot be read.
+    /// `DataLoss` where it is damaged, and then the log is stopped; `Io` where it cannot be read: it is the next one again.
     pub fn check_next_segment(&self) -> Result<bool, StorageError> {
         check::next_segment(&self.shared)
     }
