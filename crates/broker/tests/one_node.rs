@@ -16,7 +16,9 @@ use ticketrail_broker::{
 };
 use ticketrail_core::command::{AttachConsumer, SettleKind, SettleRange};
 use ticketrail_core::view::SessionView;
-use ticketrail_core::{BootId, Command, DiskId, NodeId, Owner, QueueSettings, SessionId, State};
+use ticketrail_core::{
+    BootId, Command, DiskId, Grant, NodeId, Owner, QueueSettings, SessionId, State,
+};
 use ticketrail_proto::error::Reason;
 use ticketrail_proto::stored::encode_command;
 use ticketrail_raft::{
@@ -362,5 +364,39 @@ async fn a_snapshot_has_what_a_session_holds_delivered_once() {
     let event = tokio::time::timeout_at(soon(), consumer.next()).await;
     let is_over = matches!(event, Ok(ConsumerEvent::Ended(ConsumerEnd::CutOff)));
     assert!(is_over, "{event:?}");
+    node.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_given_back_unstarted_is_all_of_it_whatever_lies_between() {
+    let node = Node::start().await;
+    let mut consumer = node
+        .broker
+        .consume(consume(None, false), soon())
+        .await
+        .unwrap();
+    let session = consumer.handle.session();
+    let held = || {
+        let replica = node.broker.replica();
+        let fence = |grant: &Grant| grant.first_fence;
+        replica.with_state(|state| state.held(session).first().map(fence))
+    };
+    node.publish(1).await;
+    let first = eventually("a lease", async || held()).await;
+    // Nobody reads: the consumer's events are a grant, its end, and another grant.
+    eventually("the next lease", async || {
+        held().filter(|next| *next > first)
+    })
+    .await;
+    consumer.handle.set_prefetch(0, soon()).await.unwrap();
+    let held = held();
+    let unstarted = consumer.take_unstarted();
+    let given_back = unstarted.iter().map(|range| range.first_fence).max();
+    assert!(given_back >= held, "{unstarted:?}, {held:?}");
+    // What lay between is still told.
+    let told = tokio::time::timeout_at(soon(), consumer.next())
+        .await
+        .unwrap();
+    assert!(matches!(told, ConsumerEvent::LeasesLost { .. }), "{told:?}");
     node.broker.shutdown().await;
 }
