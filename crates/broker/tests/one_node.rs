@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use tempfile::TempDir;
 use ticketrail_broker::{
     AdmissionConfig, Broker, BrokerConfig, ConsumeRequest, Consumer, ConsumerEnd, ConsumerEvent,
-    Link, LinkError, NewMessage, ReceiveRequest,
+    Link, LinkError, MembersRequest, NewMessage, ReceiveRequest, Standing,
 };
 use ticketrail_core::command::{AttachConsumer, SettleKind, SettleRange};
 use ticketrail_core::view::SessionView;
@@ -22,8 +22,8 @@ use ticketrail_core::{
 use ticketrail_proto::error::Reason;
 use ticketrail_proto::stored::encode_command;
 use ticketrail_raft::{
-    AppliedEntry, AppliedSink, Folders, PeerAddress, PeerRequest, PeerResponse, Replaced, Replica,
-    ReplicaConfig, Transport, TransportError,
+    AppliedEntry, AppliedSink, Folders, MemberChange, PeerAddress, PeerRequest, PeerResponse,
+    Replaced, Replica, ReplicaConfig, Transport, TransportError,
 };
 use tokio::time::Instant;
 
@@ -398,5 +398,37 @@ async fn what_is_given_back_unstarted_is_all_of_it_whatever_lies_between() {
         .await
         .unwrap();
     assert!(matches!(told, ConsumerEvent::LeasesLost { .. }), "{told:?}");
+    node.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_id_that_was_never_admitted_is_retired_however_its_removal_is_cut_off() {
+    let node = Node::start().await;
+    let never = NodeId(9);
+    let learner = MemberChange::AddLearner {
+        node: never,
+        address: PeerAddress::default(),
+    };
+    let replica = node.broker.replica();
+    replica.change_members(learner).await.unwrap();
+    let is_member = || replica.status().members.contains_key(&never);
+    let remove = || {
+        node.broker
+            .change_members(MembersRequest::Remove(never), soon())
+    };
+    {
+        let mut removing = Box::pin(remove());
+        while is_member() {
+            assert!(
+                (&mut removing)
+                    .now_or_never()
+                    .is_none_or(|done| done.is_ok())
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+    remove().await.unwrap();
+    let standing = node.broker.standing(never, DiskId(9));
+    assert_eq!(standing, Standing::Retired);
     node.broker.shutdown().await;
 }

@@ -182,11 +182,16 @@ impl Inner {
 
     async fn remove(&self, node: NodeId, deadline: Instant) -> Result<MembersAnswer, Problem> {
         let status = self.replica.status();
+        let retire = Command::RetireNode(RetireNode { node });
         let mut answer = MembersAnswer::default();
         match status.members.get(&node) {
             Some(member) => {
                 if member.voter {
                     answer = self.demote(node, deadline).await?;
+                }
+                // Once it is no member, nothing would say that this id was ever used.
+                if self.replica.with_state(|state| state.node(node)).is_none() {
+                    self.submit(&retire, &[], deadline).await?;
                 }
                 let removed = MemberChange::RemoveLearner(node);
                 self.step(removed, deadline).await?;
@@ -198,7 +203,6 @@ impl Inner {
                 None => return Err(no_such_node(node)),
             },
         }
-        let retire = Command::RetireNode(RetireNode { node });
         self.submit(&retire, &[], deadline).await?;
         tracing::info!(%node, "a node was removed");
         Ok(answer)
