@@ -88,7 +88,11 @@ async fn a_disk_that_lies_about_its_syncs_is_found_out_by_a_power_cut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_refuses_to_sync_stops_its_node_and_confirms_nothing() {
-    let cluster = Cluster::builder().program(Program::Faulty).start().await;
+    let cluster = Cluster::builder()
+        .program(Program::Faulty)
+        .alone()
+        .start()
+        .await;
     cluster.queue("orders").create().await;
     for round in 0..2 {
         // First the leader's disk, then a follower's.
