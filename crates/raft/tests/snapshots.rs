@@ -59,9 +59,14 @@ async fn away_beyond_the_log(cluster: &mut Cluster) -> NodeId {
     away
 }
 
-fn installed(cluster: &Cluster, node: NodeId) -> u64 {
+/// How many snapshots a node has installed; waits for the first, which is counted a moment after it is
+/// in its place.
+async fn has_installed(cluster: &Cluster, node: NodeId) -> u64 {
     let counts = cluster.replica(node).transfer_counts();
-    counts.installed.load(Ordering::Relaxed)
+    eventually("an install", async || {
+        Some(counts.installed.load(Ordering::Relaxed)).filter(|installed| *installed > 0)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +75,7 @@ async fn a_node_that_was_away_beyond_the_log_comes_back_by_snapshot() {
     let away = away_beyond_the_log(&mut cluster).await;
     cluster.boot(away).await;
     cluster.agreed().await;
-    assert!(installed(&cluster, away) >= 1);
+    has_installed(&cluster, away).await;
     assert!(*cluster.nodes[&away].heard.replaced.lock().unwrap() >= 1);
     let counted = check_bodies(cluster.replica(away));
     assert!(counted > 1_000, "{counted} messages");
@@ -139,7 +144,7 @@ async fn a_broken_line_is_taken_up_where_it_broke() {
     .await;
     cluster.wires.heal();
     cluster.agreed().await;
-    assert_eq!(installed(&cluster, away), 1);
+    assert_eq!(has_installed(&cluster, away).await, 1);
     let counts = cluster.replica(away).transfer_counts();
     assert_eq!(counts.failed.load(Ordering::Relaxed), 0);
     check_bodies(cluster.replica(away));
@@ -214,6 +219,8 @@ async fn a_replica_that_differs_stops_and_comes_back_with_the_state_of_the_other
 async fn an_offer_of_an_old_leader_and_reads_of_nothing_are_refused() {
     use ticketrail_proto::peer;
     let cluster = Cluster::start_with(3, small).await;
+    // All have heard of the leader.
+    cluster.agreed().await;
     let leader = cluster.leader().await;
     let follower = follower_of(leader);
     let replica = cluster.replica(follower);

@@ -291,6 +291,25 @@ fn append_all(log: &Log, indexes: Range<u64>) -> mpsc::Receiver<bool> {
 }
 
 #[test]
+fn a_folder_that_was_just_let_go_is_no_other_process_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = OsDisk::new(folder.path()).unwrap();
+    let held = disk.lock().unwrap();
+    assert!(disk.lock().is_err(), "as long as it is held");
+    thread::scope(|scope| {
+        let (begins, begun) = mpsc::channel();
+        let disk = &disk;
+        let next = scope.spawn(move || {
+            begins.send(()).unwrap();
+            disk.lock().map(drop)
+        });
+        begun.recv().unwrap();
+        drop(held);
+        next.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn a_full_disk_is_waited_out() {
     let disk = Arc::new(SimDisk::new(1));
     // Two segments and a bit, where the entries take five.

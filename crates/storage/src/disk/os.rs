@@ -6,11 +6,18 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{Disk, DiskFile, DiskLock, disk_space};
 
 /// Name of the file whose lock says that a process holds the folder.
 pub(super) const LOCK_FILE: &str = "lock";
+
+/// How long a lock is waited for: whoever looks at a process's open files, as `lsof` does, keeps one that
+/// was just closed, and its lock with it, for a moment.
+const LOCK_WAIT_MAX: Duration = Duration::from_millis(500);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// A folder of the operating system.
 #[derive(Debug, Clone)]
@@ -86,9 +93,14 @@ impl Disk for OsDisk {
 
     fn lock(&self) -> io::Result<DiskLock> {
         let file = self.open_options(LOCK_FILE, OpenOptions::new().create(true).truncate(false))?;
+        let deadline = Instant::now() + LOCK_WAIT_MAX;
         // SAFETY: flock takes a descriptor, which `file` keeps open for the whole call, and no pointers.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            return Err(io::Error::last_os_error());
+        while unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::WouldBlock || Instant::now() >= deadline {
+                return Err(error);
+            }
+            thread::sleep(LOCK_POLL);
         }
         Ok(DiskLock::new(file))
     }
