@@ -152,7 +152,7 @@ impl Serving {
             body_bytes: source.body_bytes(),
         };
         let open = Open {
-            opened: opened.clone(),
+            opened,
             read_at: (self.now)(),
             is_read: false,
             source,
@@ -173,7 +173,7 @@ impl Serving {
             return None;
         }
         open.read_at = (self.now)();
-        Some(open.opened.clone())
+        Some(open.opened)
     }
 
     fn reserve(&self, reader: NodeId) -> Result<Opening<'_>, Refused> {
