@@ -16,7 +16,9 @@ use ticketrail_broker::{
 };
 use ticketrail_core::command::{AttachConsumer, SettleKind, SettleRange};
 use ticketrail_core::view::SessionView;
-use ticketrail_core::{BootId, Command, DiskId, NodeId, Owner, QueueSettings, SessionId, State};
+use ticketrail_core::{
+    BootId, Command, DiskId, NodeId, Owner, QueueSettings, SessionId, State, limits,
+};
 use ticketrail_proto::error::Reason;
 use ticketrail_proto::stored::encode_command;
 use ticketrail_raft::{
@@ -354,5 +356,30 @@ async fn a_snapshot_has_what_a_session_holds_delivered_once() {
     let event = tokio::time::timeout_at(soon(), consumer.next()).await;
     let is_over = matches!(event, Ok(ConsumerEvent::Ended(ConsumerEnd::CutOff)));
     assert!(is_over, "{event:?}");
+    node.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_purge_and_a_deletion_of_many_messages_take_several_short_commands() {
+    let node = Node::start().await;
+    let many = limits::PURGE_MESSAGES_MAX + 1_000;
+    for delete in [false, true] {
+        for _ in 0..many / 1_000 {
+            node.publish(1_000).await;
+        }
+        let before = node.broker.replica().status().applied_index.unwrap();
+        let removed = match delete {
+            false => node.broker.purge_queue("", "q", false, soon()).await,
+            true => node.broker.delete_queue("", "q", false, soon()).await,
+        };
+        assert_eq!(removed.unwrap().value, many);
+        let entries = node.broker.replica().status().applied_index.unwrap() - before;
+        assert!(entries >= 2, "{entries} entries");
+        if !delete {
+            assert_eq!(node.counts(), (0, 0));
+        }
+    }
+    let gone = node.broker.purge_queue("", "q", false, soon()).await;
+    assert_eq!(gone.unwrap_err().reason(), Reason::QueueNotFound);
     node.broker.shutdown().await;
 }
