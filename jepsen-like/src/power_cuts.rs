@@ -92,7 +92,9 @@ pub async fn run(runs: u32, seed: u64) -> Report {
     println!("power cuts: {runs} runs, seed {seed}");
     let mut dice = StdRng::seed_from_u64(seed);
     let cluster = Arc::new(Cluster::builder().program(Program::Faulty).start().await);
-    cluster.queue(QUEUE).lease(LEASE).create().await;
+    // What is left to its lease comes back as often as it takes.
+    let queue = cluster.queue(QUEUE).lease(LEASE).max_deliveries(0);
+    queue.create().await;
     let published = Arc::new(Mutex::new(Published::default()));
     let mut report = Report {
         seed,

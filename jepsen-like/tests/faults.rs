@@ -56,7 +56,7 @@ async fn a_disk_that_lies_about_its_syncs_is_found_out_by_a_power_cut() {
         let refuses = |id: &u64| cluster.has_ended(*id).is_some();
         if let Some(id) = cluster.ids().into_iter().find(refuses) {
             let log = cluster.log_text(id);
-            let why = log.lines().find(|line| line.starts_with("Error"));
+            let why = log.lines().find(|line| line.starts_with("error"));
             let why = why.unwrap_or_default();
             println!("node {id} says: {why}");
             assert!(why.contains("DATA_LOSS"), "it refuses because of the loss");
@@ -88,7 +88,11 @@ async fn a_disk_that_lies_about_its_syncs_is_found_out_by_a_power_cut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_refuses_to_sync_stops_its_node_and_confirms_nothing() {
-    let cluster = Cluster::builder().program(Program::Faulty).start().await;
+    let cluster = Cluster::builder()
+        .program(Program::Faulty)
+        .alone()
+        .start()
+        .await;
     cluster.queue("orders").create().await;
     for round in 0..2 {
         // First the leader's disk, then a follower's.

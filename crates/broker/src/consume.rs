@@ -98,7 +98,8 @@ pub struct Consumer {
     attached_at: u64,
     /// The highest fence that this connection was told of: what was granted later has a higher one.
     told: Fence,
-    later: Option<SessionEvent>,
+    /// What came in front of grants that were taken already.
+    later: VecDeque<SessionEvent>,
     auto_ack: bool,
     /// The acknowledgement of a batch that is to be delivered next.
     acknowledging: Option<BoxFuture<'static, Result<Vec<Delivery>, Problem>>>,
@@ -189,7 +190,7 @@ impl Broker {
             grants,
             attached_at: position.index,
             told,
-            later: None,
+            later: VecDeque::new(),
             auto_ack: request.auto_ack,
             acknowledging: None,
             ended: false,
@@ -237,7 +238,7 @@ impl Consumer {
                 }
             }
             if self.grants.is_empty() {
-                let event = match self.later.take() {
+                let event = match self.later.pop_front() {
                     Some(event) => Some(event),
                     None => self.events.recv().await,
                 };
@@ -269,18 +270,8 @@ impl Consumer {
     /// them out any more. Those of a session that came back stay: their work may have begun elsewhere.
     /// To be asked when no grant follows, after a prefetch of 0.
     pub fn take_unstarted(&mut self) -> Vec<SettleRange> {
-        while self.later.is_none() {
-            match self.events.try_recv() {
-                Ok(SessionEvent::Granted {
-                    grant,
-                    lease_now,
-                    at,
-                }) => self
-                    .grants
-                    .push_back((grant, Seen { lease_now, at }, false)),
-                Ok(other) => self.later = Some(other),
-                Err(_) => break,
-            }
+        while let Ok(event) = self.events.try_recv() {
+            self.sort_in(event);
         }
         let (resent, unstarted) = std::mem::take(&mut self.grants)
             .into_iter()
@@ -299,28 +290,36 @@ impl Consumer {
 
     /// Takes what else is there already, so that one batch carries it.
     fn gather(&mut self) {
-        while self.later.is_none() && self.grants.len() < BATCH_MESSAGES_MAX {
-            match self.events.try_recv() {
-                Ok(SessionEvent::Granted {
-                    grant,
-                    lease_now,
-                    at,
-                }) => {
-                    self.told = self.told.max(last_fence(&grant));
-                    self.grants
-                        .push_back((grant, Seen { lease_now, at }, false));
-                }
-                // At once: what waits here may have ended meanwhile.
-                Ok(SessionEvent::Resynced(resynced)) => {
-                    if let Some(end) = self.resync(resynced) {
-                        self.grants.clear();
-                        self.later = Some(end);
-                    }
-                }
-                Ok(other) => self.later = Some(other),
-                Err(_) => return,
-            }
+        while self.later.is_empty()
+            && self.grants.len() < BATCH_MESSAGES_MAX
+            && let Ok(event) = self.events.try_recv()
+        {
+            self.sort_in(event);
         }
+    }
+
+    /// Takes a grant to the others, and keeps for later what is no grant.
+    fn sort_in(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Granted {
+                grant,
+                lease_now,
+                at,
+            } => self.granted(grant, Seen { lease_now, at }),
+            // At once: what waits here may have ended meanwhile.
+            SessionEvent::Resynced(resynced) => {
+                if let Some(end) = self.resync(resynced) {
+                    self.grants.clear();
+                    self.later.push_back(end);
+                }
+            }
+            other => self.later.push_back(other),
+        }
+    }
+
+    fn granted(&mut self, grant: Grant, seen: Seen) {
+        self.told = self.told.max(last_fence(&grant));
+        self.grants.push_back((grant, seen, false));
     }
 
     fn batch(&mut self) -> Result<Vec<Delivery>, Problem> {
@@ -391,13 +390,12 @@ impl Consumer {
                 lease_now,
                 at,
             }) => {
-                self.told = self.told.max(last_fence(&grant));
-                self.grants
-                    .push_back((grant, Seen { lease_now, at }, false));
+                self.granted(grant, Seen { lease_now, at });
                 return None;
             }
             Some(SessionEvent::Resynced(resynced)) => {
-                self.later = self.resync(resynced);
+                let end = self.resync(resynced);
+                self.later.extend(end);
                 return None;
             }
             Some(SessionEvent::CutOff) => ConsumerEnd::CutOff,

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::counts::Counts;
+use crate::waiters::Waiters;
 
 /// How a command that was handed to the log ended, as far as this node can know.
 #[derive(Debug)]
@@ -84,26 +85,6 @@ pub(crate) enum Now {
     Gone,
 }
 
-/// Where a waiting command is.
-enum Stage {
-    /// In the route's queue: surely not proposed.
-    Queued,
-    /// Handed to the leader of this term.
-    Handed { term: u64 },
-}
-
-struct Waiter {
-    stage: Stage,
-    answer: oneshot::Sender<Answer>,
-}
-
-#[derive(Default)]
-struct Waiters {
-    by_correlation: BTreeMap<u64, Waiter>,
-    /// Term of the last applied entry.
-    applied_term: u64,
-}
-
 /// See the module.
 pub(crate) struct Hub {
     owner: Owner,
@@ -158,7 +139,7 @@ impl Hub {
 
     /// Commands that wait for their outcome.
     pub(crate) fn waiting(&self) -> usize {
-        lock(&self.waiters).by_correlation.len()
+        lock(&self.waiters).len()
     }
 
     /// Long polls that wait.
@@ -171,50 +152,24 @@ impl Hub {
     /// A number to wait under, and the answer.
     pub(crate) fn wait(&self) -> (u64, oneshot::Receiver<Answer>) {
         let correlation = self.next_correlation.fetch_add(1, Ordering::Relaxed);
-        let (answer, receiver) = oneshot::channel();
-        let waiter = Waiter {
-            stage: Stage::Queued,
-            answer,
-        };
-        lock(&self.waiters)
-            .by_correlation
-            .insert(correlation, waiter);
-        (correlation, receiver)
+        (correlation, lock(&self.waiters).wait(correlation))
     }
 
     /// Nobody waits any more. Tells whether the command surely never was and never will be
     /// proposed.
     pub(crate) fn give_up(&self, correlation: u64) -> bool {
-        let waiter = lock(&self.waiters).by_correlation.remove(&correlation);
-        matches!(
-            waiter,
-            Some(Waiter {
-                stage: Stage::Queued,
-                ..
-            })
-        )
+        lock(&self.waiters).give_up(correlation)
     }
 
     /// The command is about to be handed to the leader of `term`; `false`: do not, nobody waits.
     /// A term that is over here already is answered at once.
     pub(crate) fn hand_over(&self, correlation: u64, term: u64) -> bool {
-        let mut waiters = lock(&self.waiters);
-        if waiters.applied_term > term {
-            waiters.lose(correlation);
-            return false;
-        }
-        match waiters.by_correlation.get_mut(&correlation) {
-            Some(waiter) => {
-                waiter.stage = Stage::Handed { term };
-                true
-            }
-            None => false,
-        }
+        lock(&self.waiters).hand_over(correlation, term)
     }
 
     /// The command was refused before it was proposed.
     pub(crate) fn refused(&self, correlation: u64) {
-        lock(&self.waiters).lose(correlation);
+        lock(&self.waiters).answer(correlation, Answer::Lost);
     }
 
     /// Events of a session that this process serves under `connection`, at most `capacity` waiting.
@@ -299,23 +254,15 @@ impl Hub {
             if origin.node != self.owner.node || origin.boot != self.owner.boot {
                 continue;
             }
-            let Some(waiter) = waiters.by_correlation.remove(&origin.correlation) else {
-                continue;
-            };
             let position = Position {
                 index: applied.index,
                 place: place as u32,
             };
             let outcome = applied.outcomes[place].clone();
-            // An error means that the call ended meanwhile: nobody to tell.
-            let _ = waiter
-                .answer
-                .send(Answer::Applied(Applied { position, outcome }));
+            let answer = Answer::Applied(Applied { position, outcome });
+            waiters.answer(origin.correlation, answer);
         }
-        if applied.term > waiters.applied_term {
-            waiters.applied_term = applied.term;
-            waiters.lose_before(applied.term);
-        }
+        waiters.applied(applied.term);
     }
 
     fn tell_sessions(&self, applied: &AppliedEntry<'_>, lease_now: LeaseTime) {
@@ -398,9 +345,7 @@ impl AppliedSink for Hub {
             bell.notify_waiters();
         }
         self.note_progress(state, replaced.term);
-        let mut waiters = lock(&self.waiters);
-        waiters.applied_term = waiters.applied_term.max(replaced.term);
-        waiters.doubt_upto(replaced.term);
+        lock(&self.waiters).replaced(replaced.term);
     }
 }
 
@@ -425,43 +370,6 @@ impl Hub {
             };
             sender.try_send(SessionEvent::Resynced(resynced)).is_ok()
         });
-    }
-}
-
-impl Waiters {
-    fn lose(&mut self, correlation: u64) {
-        if let Some(waiter) = self.by_correlation.remove(&correlation) {
-            let _ = waiter.answer.send(Answer::Lost);
-        }
-    }
-
-    /// What was handed to a leader of this term or an older one may be among the entries that were
-    /// passed over. What was handed to a later one is not, and what waits in the route goes on.
-    fn doubt_upto(&mut self, term: u64) {
-        let in_doubt = |waiter: &Waiter| matches!(waiter.stage, Stage::Handed { term: handed } if handed <= term);
-        let (in_doubt, others) = std::mem::take(&mut self.by_correlation)
-            .into_iter()
-            .partition(|(_, waiter)| in_doubt(waiter));
-        self.by_correlation = others;
-        let in_doubt: BTreeMap<u64, Waiter> = in_doubt;
-        for waiter in in_doubt.into_values() {
-            // An error means that nobody waits any more.
-            let _ = waiter.answer.send(Answer::Unknown);
-        }
-    }
-
-    /// What was handed to a leader of an older term and did not come before this term's first
-    /// entry never will: terms only grow along the log.
-    fn lose_before(&mut self, term: u64) {
-        let over = |waiter: &Waiter| matches!(waiter.stage, Stage::Handed { term: handed } if handed < term);
-        let lost: Vec<u64> = self
-            .by_correlation
-            .iter()
-            .filter(|(_, waiter)| over(waiter))
-            .map(|(correlation, _)| *correlation)
-            .collect();
-        lost.into_iter()
-            .for_each(|correlation| self.lose(correlation));
     }
 }
 

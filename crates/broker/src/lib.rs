@@ -38,6 +38,7 @@ mod settle;
 mod submit;
 mod topology;
 mod view;
+mod waiters;
 
 pub use admission::{
     Admission, AdmissionConfig, Blocked, Bound, Budget, Level, PublishBudget, Purse, RefusalCounts,

@@ -7,7 +7,7 @@ use ticketrail_core::view::{MessageState, Peeked};
 use ticketrail_core::{NodeId, Offset, QueueId};
 use ticketrail_proto::error::{Problem, Reason};
 use ticketrail_raft::{Source, Status};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::broker::Broker;
 use crate::topology::namespace_or_default;
@@ -127,10 +127,11 @@ impl Broker {
     /// was confirmed before this call.
     ///
     /// # Errors
-    /// No leader in time; too many copies are made already.
+    /// No leader in time; too many copies are made already, or this one was not made in time.
     pub async fn export(&self, deadline: Instant) -> Result<Source, Problem> {
         self.inner.read_barrier(deadline).await?;
-        let export = self.inner.replica.export().await;
+        let export = timeout_at(deadline, self.inner.replica.export()).await;
+        let export = export.unwrap_or_else(|_| Err("it was not ready in time".to_owned()));
         export.map_err(|why| {
             let message =
                 format!("no copy can be made here now: {why}; try again, or ask another node");

@@ -12,22 +12,26 @@ use futures::future::BoxFuture;
 use tempfile::TempDir;
 use ticketrail_broker::{
     AdmissionConfig, Broker, BrokerConfig, ConsumeRequest, Consumer, ConsumerEnd, ConsumerEvent,
-    Link, LinkError, NewMessage, ReceiveRequest,
+    Link, LinkError, MembersRequest, NewMessage, ReceiveRequest, Standing,
 };
 use ticketrail_core::command::{AttachConsumer, SettleKind, SettleRange};
 use ticketrail_core::view::SessionView;
-use ticketrail_core::{BootId, Command, DiskId, NodeId, Owner, QueueSettings, SessionId, State};
+use ticketrail_core::{
+    BootId, Command, DiskId, Grant, NodeId, Owner, QueueSettings, SessionId, State,
+};
 use ticketrail_proto::error::Reason;
 use ticketrail_proto::stored::encode_command;
 use ticketrail_raft::{
-    AppliedEntry, AppliedSink, Folders, PeerAddress, PeerRequest, PeerResponse, Replaced, Replica,
-    ReplicaConfig, Transport, TransportError,
+    AppliedEntry, AppliedSink, Folders, MemberChange, PeerAddress, PeerRequest, PeerResponse,
+    Replaced, Replica, ReplicaConfig, Transport, TransportError,
 };
 use tokio::time::Instant;
 
 const CLUSTER: u128 = 7;
 const NODE: NodeId = NodeId(1);
 const BOOT: BootId = BootId(5);
+/// Longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Alone;
 
@@ -127,6 +131,12 @@ impl Node {
             .create_queue("", "q", settings, soon())
             .await
             .unwrap();
+        // So that tests can count entries: the cluster's first one, the queue, this node's id, its boot.
+        eventually("the first commands", async || {
+            let counted = node.broker.figures().other_commands.counts;
+            (counted.iter().sum::<u64>() >= 4).then_some(())
+        })
+        .await;
         node
     }
 
@@ -194,7 +204,7 @@ fn soon() -> Instant {
 }
 
 async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let until = soon();
+    let until = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look().await {
             return found;
@@ -354,5 +364,71 @@ async fn a_snapshot_has_what_a_session_holds_delivered_once() {
     let event = tokio::time::timeout_at(soon(), consumer.next()).await;
     let is_over = matches!(event, Ok(ConsumerEvent::Ended(ConsumerEnd::CutOff)));
     assert!(is_over, "{event:?}");
+    node.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_given_back_unstarted_is_all_of_it_whatever_lies_between() {
+    let node = Node::start().await;
+    let mut consumer = node
+        .broker
+        .consume(consume(None, false), soon())
+        .await
+        .unwrap();
+    let session = consumer.handle.session();
+    let held = || {
+        let replica = node.broker.replica();
+        let fence = |grant: &Grant| grant.first_fence;
+        replica.with_state(|state| state.held(session).first().map(fence))
+    };
+    node.publish(1).await;
+    let first = eventually("a lease", async || held()).await;
+    // Nobody reads: the consumer's events are a grant, its end, and another grant.
+    eventually("the next lease", async || {
+        held().filter(|next| *next > first)
+    })
+    .await;
+    consumer.handle.set_prefetch(0, soon()).await.unwrap();
+    let held = held();
+    let unstarted = consumer.take_unstarted();
+    let given_back = unstarted.iter().map(|range| range.first_fence).max();
+    assert!(given_back >= held, "{unstarted:?}, {held:?}");
+    // What lay between is still told.
+    let told = tokio::time::timeout_at(soon(), consumer.next())
+        .await
+        .unwrap();
+    assert!(matches!(told, ConsumerEvent::LeasesLost { .. }), "{told:?}");
+    node.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_id_that_was_never_admitted_is_retired_however_its_removal_is_cut_off() {
+    let node = Node::start().await;
+    let never = NodeId(9);
+    let learner = MemberChange::AddLearner {
+        node: never,
+        address: PeerAddress::default(),
+    };
+    let replica = node.broker.replica();
+    replica.change_members(learner).await.unwrap();
+    let is_member = || replica.status().members.contains_key(&never);
+    let remove = || {
+        node.broker
+            .change_members(MembersRequest::Remove(never), soon())
+    };
+    {
+        let mut removing = Box::pin(remove());
+        while is_member() {
+            assert!(
+                (&mut removing)
+                    .now_or_never()
+                    .is_none_or(|done| done.is_ok())
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+    remove().await.unwrap();
+    let standing = node.broker.standing(never, DiskId(9));
+    assert_eq!(standing, Standing::Retired);
     node.broker.shutdown().await;
 }

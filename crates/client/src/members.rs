@@ -1,4 +1,5 @@
-//! Who belongs to the cluster, and changes of it. Any node takes them; each can be repeated.
+//! Who belongs to the cluster, and changes of it. Any node takes them; each but a transfer is repeated until it is
+//! answered: what is done already is answered OK.
 
 use ticketrail_proto::v1;
 
@@ -19,7 +20,7 @@ impl Client {
             client_address: client_address.into(),
             peer_address: peer_address.into(),
         };
-        self.call(Repeat::IfNothingDone, request, async |channel, request| {
+        self.call(Repeat::Always, request, async |channel, request| {
             Self::cluster_service(channel).add_node(request).await
         })
         .await
@@ -28,7 +29,7 @@ impl Client {
     /// Makes a learner a voter.
     pub async fn promote_node(&self, node_id: u64) -> Result<v1::PromoteNodeResponse> {
         let request = v1::PromoteNodeRequest { node_id };
-        self.call(Repeat::IfNothingDone, request, async |channel, request| {
+        self.call(Repeat::Always, request, async |channel, request| {
             Self::cluster_service(channel).promote_node(request).await
         })
         .await
@@ -37,7 +38,7 @@ impl Client {
     /// Makes a voter a learner.
     pub async fn demote_node(&self, node_id: u64) -> Result<v1::DemoteNodeResponse> {
         let request = v1::DemoteNodeRequest { node_id };
-        self.call(Repeat::IfNothingDone, request, async |channel, request| {
+        self.call(Repeat::Always, request, async |channel, request| {
             Self::cluster_service(channel).demote_node(request).await
         })
         .await
@@ -46,7 +47,7 @@ impl Client {
     /// Removes a node for good, up or down.
     pub async fn remove_node(&self, node_id: u64) -> Result<v1::RemoveNodeResponse> {
         let request = v1::RemoveNodeRequest { node_id };
-        self.call(Repeat::IfNothingDone, request, async |channel, request| {
+        self.call(Repeat::Always, request, async |channel, request| {
             Self::cluster_service(channel).remove_node(request).await
         })
         .await

@@ -93,6 +93,8 @@ pub(crate) struct Applied {
     pub(crate) bytes: u64,
     /// The state came from a snapshot: the checkpoint must be written anew as a whole.
     pub(crate) replaced: bool,
+    /// Snapshots that were put in the place of the state since the start.
+    pub(crate) installs: u64,
     waiters: BTreeMap<(u64, u64), oneshot::Sender<()>>,
     waiters_made: u64,
 }
@@ -105,6 +107,7 @@ impl Applied {
             membership,
             bytes: 0,
             replaced: false,
+            installs: 0,
             waiters: BTreeMap::new(),
             waiters_made: 0,
         }
@@ -286,6 +289,7 @@ impl Shared {
         applied.last = last;
         applied.membership = membership;
         applied.replaced = true;
+        applied.installs += 1;
         self.digests.replaced();
         if let Some(last) = last {
             let replaced = Replaced {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ticketrail_storage::Log;
-use ticketrail_storage::checkpoint::CheckpointStore;
+use ticketrail_storage::checkpoint::{CheckpointError, CheckpointStore};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::applied::{Applied, Shared};
@@ -39,6 +39,14 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// One of the segments that the start took at their word is read so often.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
+/// One that the disk did not read is tried again after so long...
+const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// ...so many times in all.
+const CHECKS_REFUSED_MAX: u32 = 5;
+
+/// A store that found no room is waited for so long, once there is room: what still has it open may wait
+/// for ever, and then only a new process helps.
+const LOCKED_MAX: Duration = Duration::from_secs(60);
 
 /// A new snapshot file is on the shelf: openraft shall know it, and purge up to an entry.
 pub(crate) struct SnapshotWritten {
@@ -75,11 +83,15 @@ pub(crate) struct Checkpointer {
     checkpoint: Mark,
     snapshot: Mark,
     recycled_at: Duration,
-    /// Of segments; none once all are.
-    checked_at: Option<Duration>,
+    /// When the next segment is to be read; none once all are.
+    check_at: Option<Duration>,
+    /// So often in a row that could not be done.
+    checks_refused: u32,
     compactor: Compactor,
     /// Nothing is written before: there was no room.
     no_room_until: Option<Duration>,
+    /// Since then there is room, but the store that had found none is still open.
+    locked_since: Option<Duration>,
 }
 
 /// When and where something was last done.
@@ -97,7 +109,8 @@ struct Drained {
     meta: SnapshotMeta,
     version: u32,
     mark: Mark,
-    dead: Dead,
+    /// If it is time to look for it.
+    dead: Option<Dead>,
     export: Option<Exporting>,
 }
 
@@ -157,7 +170,9 @@ impl Checkpointer {
             checkpoint: mark,
             snapshot,
             recycled_at: now,
-            checked_at: Some(now),
+            check_at: Some(now + CHECK_EVERY),
+            checks_refused: 0,
+            locked_since: None,
             no_room_until: None,
         }
     }
@@ -196,13 +211,13 @@ impl Checkpointer {
     }
 
     fn try_step(&mut self, last: bool) -> Result<(), StepError> {
-        let (applied_bytes, replaced) = {
+        let applied_bytes = {
             let applied = self.shared.lock();
             if applied.replaced {
                 // A snapshot was installed since: what it replaced must not be written over it.
                 self.drained = None;
             }
-            (applied.bytes, applied.replaced)
+            applied.bytes
         };
         self.readers
             .holds
@@ -214,25 +229,34 @@ impl Checkpointer {
         let compacted = self.compactor.step(Around {
             checkpoint_index: self.checkpoint.index,
             is_held: self.readers.holds.any(),
-            replaced,
         });
         compacted.map_err(StepError::Broken)?;
         self.check_segment();
         Ok(())
     }
 
-    /// Damage stops the log, and with it the node.
+    /// Damage stops the log, and with it the node; so does what cannot be read again and again.
     fn check_segment(&mut self) {
         let now = (self.shared.now)();
-        let due = |at: Duration| now.saturating_sub(at) >= CHECK_EVERY;
-        if !self.checked_at.is_some_and(due) {
+        if self.check_at.is_none_or(|at| now < at) {
             return;
         }
-        let found = self.log.check_next_segment();
-        if let Err(error) = &found {
-            tracing::error!(%error, "a complete segment of the log could not be checked");
+        match self.log.check_next_segment() {
+            Ok(true) => {
+                self.checks_refused = 0;
+                self.check_at = Some(now + CHECK_EVERY);
+            }
+            Ok(false) => self.check_at = None,
+            Err(error) => {
+                tracing::error!(%error, "a complete segment of the log could not be checked");
+                self.checks_refused += 1;
+                self.check_at = Some(now + CHECK_AGAIN_AFTER);
+                if self.checks_refused >= CHECKS_REFUSED_MAX {
+                    let reason = format!("a complete segment of the log cannot be read: {error}");
+                    self.shared.fail(&reason);
+                }
+            }
         }
-        self.checked_at = found.unwrap_or(true).then_some(now);
     }
 
     fn checkpoint(&mut self, last: bool) -> Result<(), StepError> {
@@ -259,7 +283,9 @@ impl Checkpointer {
         let counts = &self.shared.counts;
         counts.note_checkpoint(drained.mark.index, start, (self.shared.now)());
         self.checkpoint = drained.mark;
-        self.recycle(&drained.dead)?;
+        if let Some(dead) = &drained.dead {
+            self.recycle(dead)?;
+        }
         let export = drained.export.take().filter(|_| !last);
         if export.is_some() || (self.snapshot_is_due() && !last) {
             self.write_snapshot(&drained)?;
@@ -287,7 +313,7 @@ impl Checkpointer {
         }
         let mut store = match self.store.take() {
             Some(store) => store,
-            None => self.opener.open()?,
+            None => self.reopen(drained)?,
         };
         if drained.replaces_all {
             store.clear()?;
@@ -296,6 +322,41 @@ impl Checkpointer {
         store.write(&drained.rows, meta)?;
         self.store = Some(store);
         Ok(())
+    }
+
+    /// Opens the store anew after it found no room. The changes go onto what it held before or already
+    /// hold these; onto anything else the whole state is written.
+    fn reopen(&mut self, drained: &Drained) -> Result<Box<dyn CheckpointStore>, StepError> {
+        let now = (self.shared.now)();
+        let opened = self.opener.open();
+        if let Err(error) = &opened
+            && is_locked(error)
+        {
+            let since = *self.locked_since.get_or_insert_with(|| {
+                tracing::warn!(%error, "the store that found no room is not closed yet");
+                now
+            });
+            if now.saturating_sub(since) < LOCKED_MAX {
+                return Err(StepError::NoRoom(error.to_string()));
+            }
+        }
+        let store = opened?;
+        self.locked_since = None;
+        let meta = store.load_meta()?;
+        let held = meta.map(|meta| codec::meta_from(&meta)).transpose()?;
+        let held = held.and_then(|meta| meta.last_log_id).map(|id| id.index);
+        if !drained.replaces_all && held != self.checkpoint.index && held != drained.mark.index {
+            tracing::error!(
+                held,
+                expected = self.checkpoint.index,
+                "the checkpoint is not what was last written: it is written anew"
+            );
+            (self.store, self.checkpoint.index) = (Some(store), held);
+            self.shared.lock().replaced = true;
+            let reason = "the whole state is to be written first".to_owned();
+            return Err(StepError::NoRoom(reason));
+        }
+        Ok(store)
     }
 
     /// Gives those who wait the file that was just written, each with a hold of its own.
@@ -347,11 +408,7 @@ impl Checkpointer {
             last_membership: applied.membership.clone(),
         };
         let version = applied.state.version();
-        let mut dead = Dead::default();
-        if now.saturating_sub(self.recycled_at) >= self.config.recycle_every {
-            self.recycled_at = now;
-            dead = self.dead(&applied);
-        }
+        let dead = self.recycle_is_due().then(|| self.dead(&applied));
         drop(applied);
         let rows = match all {
             Some(all) => all.into_iter().map(|(key, row)| (key, Some(row))).collect(),
@@ -386,24 +443,29 @@ impl Checkpointer {
 
     /// The state is the durable checkpoint's: what is dead in it may go.
     fn recycle_at_rest(&mut self) -> Result<(), StepError> {
-        let now = (self.shared.now)();
-        if now.saturating_sub(self.recycled_at) < self.config.recycle_every {
+        if !self.recycle_is_due() {
             return Ok(());
         }
         let applied = self.shared.lock();
         if applied.last.map(|id| id.index) != self.checkpoint.index {
             return Ok(());
         }
-        self.recycled_at = now;
         let dead = self.dead(&applied);
         drop(applied);
         self.recycle(&dead)
     }
 
-    fn recycle(&self, dead: &Dead) -> Result<(), StepError> {
+    fn recycle_is_due(&self) -> bool {
+        let elapsed = (self.shared.now)().saturating_sub(self.recycled_at);
+        elapsed >= self.config.recycle_every && !self.readers.holds.any()
+    }
+
+    fn recycle(&mut self, dead: &Dead) -> Result<(), StepError> {
+        // One may have been taken since: then it stays due.
         if self.readers.holds.any() {
             return Ok(());
         }
+        self.recycled_at = (self.shared.now)();
         if !dead.segments.is_empty() {
             let is_live = |first, last| !dead.segments.contains(&(first, last));
             // The log has stopped if this fails, whatever the reason.
@@ -501,4 +563,9 @@ impl Checkpointer {
         }
         None
     }
+}
+
+/// Whether the store's folder is still held by a handle of this process.
+fn is_locked(error: &CheckpointError) -> bool {
+    matches!(error, CheckpointError::Io { source, .. } if source.kind() == io::ErrorKind::WouldBlock)
 }

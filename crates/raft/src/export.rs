@@ -38,6 +38,16 @@ pub(crate) enum ExportError {
 
 pub(crate) type Exported = Result<Export, ExportError>;
 
+/// An export that was asked for; dropping it gives it up.
+pub(crate) struct Asked(oneshot::Receiver<Exported>);
+
+impl Asked {
+    /// Waits for it. Cancel safe, and to be called until it answers.
+    pub(crate) async fn exported(&mut self) -> Exported {
+        (&mut self.0).await.unwrap_or(Err(ExportError::Stopped))
+    }
+}
+
 /// Who waits for an export.
 #[derive(Default)]
 pub(crate) struct Exports {
@@ -56,20 +66,18 @@ impl Exports {
     }
 
     /// Asks for an export of the state as it is now or later.
-    pub(crate) async fn ask(&self) -> Exported {
+    pub(crate) fn ask(&self) -> Result<Asked, ExportError> {
         let (answer, exported) = oneshot::channel();
-        {
-            let mut waiting = self.lock();
-            waiting.answers.retain(|answer| !answer.is_closed());
-            if waiting.closed {
-                return Err(ExportError::Stopped);
-            }
-            if waiting.answers.len() >= WAITING_MAX {
-                return Err(ExportError::Busy);
-            }
-            waiting.answers.push(answer);
+        let mut waiting = self.lock();
+        waiting.answers.retain(|answer| !answer.is_closed());
+        if waiting.closed {
+            return Err(ExportError::Stopped);
         }
-        exported.await.unwrap_or(Err(ExportError::Stopped))
+        if waiting.answers.len() >= WAITING_MAX {
+            return Err(ExportError::Busy);
+        }
+        waiting.answers.push(answer);
+        Ok(Asked(exported))
     }
 
     /// Whether somebody waits.

@@ -335,8 +335,9 @@ impl Replica {
     /// # Errors
     /// In words: there is nothing yet, or too many read already, or the replica stopped.
     pub async fn export(&self) -> Result<Source, String> {
-        let export = self.transfers.readers.exports.ask().await;
-        let export = export.map_err(|error| error.to_string())?;
+        let asked = self.transfers.readers.exports.ask();
+        let mut asked = asked.map_err(|error| error.to_string())?;
+        let export = asked.exported().await.map_err(|error| error.to_string())?;
         Source::open(export, self.log.clone()).map_err(|error| error.to_string())
     }
 

@@ -66,8 +66,10 @@ pub(crate) struct Shelf {
 }
 
 impl Shelf {
-    /// Finds the files that are whole; what is not is named in the log and passed over.
+    /// Finds the files that are whole; what is not is named in the log and passed over. What a peer had
+    /// begun to send is removed: a fetch goes on within a process only.
     pub(crate) fn open(disk: Arc<dyn Disk>, owner: Identity) -> io::Result<Self> {
+        remove_incoming(&*disk)?;
         let mut files = Vec::new();
         for name in snapshot::list(&*disk, GROUP)? {
             let file = match snapshot::open(&*disk, owner, &name) {
@@ -102,14 +104,17 @@ impl Shelf {
 
     /// A file for what a peer sends; one at a time.
     pub(crate) fn incoming(&self) -> io::Result<Incoming> {
-        if self.disk.list()?.iter().any(|name| name == INCOMING) {
-            self.disk.remove(INCOMING)?;
-        }
+        self.drop_incoming()?;
         Ok(Incoming {
             disk: self.disk.clone(),
             file: self.disk.create(INCOMING)?,
             bytes: 0,
         })
+    }
+
+    /// Removes what a peer has sent, if there is any.
+    pub(crate) fn drop_incoming(&self) -> io::Result<()> {
+        remove_incoming(&*self.disk)
     }
 
     /// Writes down, durably, that the state on this node's disk is wrong.
@@ -190,6 +195,13 @@ impl Shelf {
         files.sort_unstable_by_key(|file| std::cmp::Reverse(file.name));
         files.truncate(snapshot::KEPT);
         Ok(shelved)
+    }
+}
+
+fn remove_incoming(disk: &dyn Disk) -> io::Result<()> {
+    match disk.list()?.iter().any(|name| name == INCOMING) {
+        true => disk.remove(INCOMING),
+        false => Ok(()),
     }
 }
 
@@ -276,5 +288,31 @@ pub(crate) fn push_all(
     |writer| {
         rows.iter()
             .try_for_each(|(key, row)| Ok(writer.push(key, row)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ticketrail_storage::sim::SimDisk;
+
+    use super::*;
+
+    #[test]
+    fn what_a_peer_had_begun_to_send_does_not_stay() {
+        let disk = SimDisk::new(1);
+        let owner = Identity {
+            cluster_id: 7,
+            node_id: 1,
+        };
+        let shelf = Shelf::open(Arc::new(disk.clone()), owner).unwrap();
+        let begin = || shelf.incoming().unwrap().push(&[7; 1_000]).unwrap();
+        begin();
+        assert_eq!(disk.used_bytes(), 1_000);
+        shelf.drop_incoming().unwrap();
+        assert_eq!(disk.used_bytes(), 0);
+        // Nor after a process that died meanwhile.
+        begin();
+        Shelf::open(Arc::new(disk.clone()), owner).unwrap();
+        assert_eq!(disk.used_bytes(), 0);
     }
 }

@@ -34,6 +34,15 @@ impl Alone {
         *self.0.borrow()
     }
 
+    /// It is, and a look now finds no quorum either.
+    fn is_still(&self, has_quorum: impl FnOnce() -> bool) -> bool {
+        if self.is() && has_quorum() {
+            // Found since the last look at it.
+            self.set(false);
+        }
+        self.is()
+    }
+
     /// Resolves when it is.
     pub(crate) async fn begins(&self) {
         let mut alone = self.0.subscribe();
@@ -45,11 +54,8 @@ impl Alone {
 impl Node {
     /// Refuses at once what would only wait in vain; nothing was done.
     pub(crate) fn check_quorum(&self) -> Result<(), Problem> {
-        if self.alone.is() && has_quorum(&self.broker.replica().status()) {
-            // Found since the last look at it.
-            self.alone.set(false);
-        }
-        match self.alone.is() {
+        let has_quorum = || has_quorum(&self.broker.replica().status());
+        match self.alone.is_still(has_quorum) {
             true => Err(self.towards(Problem::no_leader(limits::RETRY_AFTER))),
             false => Ok(()),
         }
@@ -61,5 +67,24 @@ impl Node {
              repeat it at another node with the same sequences or receipts";
         let problem = Problem::new(Reason::OutcomeUnknown, message);
         self.towards(problem.retry_after(limits::RETRY_AFTER))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quorum_found_since_the_last_look_refuses_nothing() {
+        let alone = Alone::default();
+        alone.set(true);
+        assert!(alone.is_still(|| false), "none is heard");
+        assert!(!alone.is_still(|| true), "one is heard again");
+        assert!(!alone.is(), "and that is known from then on");
+    }
+
+    #[test]
+    fn a_node_that_has_a_quorum_looks_no_further() {
+        assert!(!Alone::default().is_still(|| unreachable!("it is not asked for")));
     }
 }

@@ -181,6 +181,8 @@ pub(crate) const SCRAPE_PIECE_BYTES: usize = 64 << 10;
 pub(crate) const SCRAPE_PIECES_MAX: usize = 2;
 /// An answer must begin within this, the one before it included.
 pub(crate) const SCRAPE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A piece that nobody takes for so long is the last.
+pub(crate) const SCRAPE_READ_MAX: Duration = Duration::from_secs(10);
 /// Connections of the metrics listener.
 pub(crate) const SCRAPERS_MAX: usize = 64;
 /// One of them must say what it wants within this.

@@ -111,12 +111,20 @@ async fn a_leader_that_stops_hands_over() {
     let before = ask().await;
     let address = cluster.nodes[other].client_address.clone();
     cluster.stop(leader).await.unwrap();
-    let answer = v1::cluster_service_client::ClusterServiceClient::new(channel(&address))
-        .get_cluster(v1::GetClusterRequest {})
-        .await;
-    let after = term(answer.unwrap().into_inner());
+    let mut asked = v1::cluster_service_client::ClusterServiceClient::new(channel(&address));
+    let after = timeout(PATIENCE, async {
+        loop {
+            let answer = asked.get_cluster(v1::GetClusterRequest {}).await;
+            let after = term(answer.unwrap().into_inner());
+            if after.1 != 0 && after.1 != before.1 {
+                return after;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("another leads");
     assert_eq!(after.0, before.0 + 1, "one election, without a split vote");
-    assert_ne!(after.1, before.1);
 }
 
 async fn health(address: &str, service: &str) -> i32 {
@@ -158,8 +166,12 @@ async fn without_a_quorum_a_node_lives_but_does_not_serve() {
         start.elapsed() < Duration::from_secs(2),
         "the deadline reaches into the wait"
     );
+    // `Cancelled` is what the client's own clock says, where it is quicker than the answer.
     assert!(
-        matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded),
+        matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
+        ),
         "nothing was confirmed without a majority: {status:?}"
     );
 

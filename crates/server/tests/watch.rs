@@ -3,9 +3,9 @@
 
 mod support;
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use support::{Cluster, PATIENCE, channel};
 use ticketrail_proto::error::reason_of;
@@ -93,7 +93,12 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 fn bytes_in(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).unwrap();
     files
-        .map(|file| file.unwrap().metadata().unwrap().len())
+        .map(|file| match file.unwrap().metadata() {
+            Ok(known) => known.len(),
+            // Renamed or removed since the folder was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => panic!("{error}"),
+        })
         .sum()
 }
 

@@ -223,6 +223,18 @@ fn a_start_takes_complete_segments_at_their_word_and_they_are_read_after_it() {
     assert!(error.is_data_loss() && text.contains(&complete), "{text}");
     assert!(log.failed().is_some_and(|reason| reason.contains("2048")));
 
+    // A refused read is no verdict: the same segment is read again.
+    let (log, _writer) = open(&disk);
+    disk.add_fault(Fault {
+        kind: OpKind::Read,
+        name_prefix: complete.clone(),
+        skip: 0,
+        count: 1,
+        os_error: EIO,
+    });
+    assert!(!log.check_next_segment().unwrap_err().is_data_loss());
+    assert!(log.check_next_segment().unwrap_err().is_data_loss());
+
     // A footer that fails its check is no footer: the segment is read, and found wanting.
     let disk = filled(20);
     let bytes = disk.bytes_of(&complete).unwrap();

@@ -17,6 +17,9 @@ use tonic::{Status, Streaming};
 
 use super::{Clients, duration, secs, within};
 
+/// An answer to `open` that takes longer is a stream that hangs.
+const OPENED_IN: Duration = Duration::from_secs(30);
+
 /// Asks to consume a queue of the default namespace.
 #[must_use]
 pub fn open(queue: &str) -> ConsumeOpen {
@@ -39,8 +42,15 @@ impl Consumer {
     /// Opens a stream.
     ///
     /// # Errors
-    /// Why not.
+    /// Why not; `DEADLINE_EXCEEDED` when nothing is answered within 30 s.
     pub async fn open(clients: &Clients, open: ConsumeOpen) -> Result<Self, Status> {
+        match timeout(OPENED_IN, Self::opened(clients, open)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Status::deadline_exceeded("nothing came back in time")),
+        }
+    }
+
+    async fn opened(clients: &Clients, open: ConsumeOpen) -> Result<Self, Status> {
         let (asks, requests) = mpsc::channel(64);
         send(&asks, Ask::Open(open)).await?;
         let mut client = clients.consumer.clone();

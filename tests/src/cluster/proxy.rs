@@ -22,6 +22,20 @@ pub struct Behaviour {
     pub delay: Duration,
 }
 
+impl Behaviour {
+    /// Everything gets through, as it comes.
+    pub const FINE: Self = Self {
+        cut: false,
+        drop_answers: false,
+        delay: Duration::ZERO,
+    };
+    /// Nothing gets through.
+    pub const CUT: Self = Self {
+        cut: true,
+        ..Self::FINE
+    };
+}
+
 /// A link through which a client reaches one target. Ends when dropped.
 #[derive(Debug)]
 pub struct Link {
@@ -64,15 +78,12 @@ impl Link {
 
     /// Cuts the link.
     pub fn cut(&self) {
-        self.behave(Behaviour {
-            cut: true,
-            ..Behaviour::default()
-        });
+        self.behave(Behaviour::CUT);
     }
 
     /// The link works again.
     pub fn heal(&self) {
-        self.behave(Behaviour::default());
+        self.behave(Behaviour::FINE);
     }
 }
 

@@ -20,7 +20,7 @@ use ticketrail_tests::cluster::consumer::{body, receive, settle, settle_items};
 use ticketrail_tests::cluster::producer::{item, publish};
 use ticketrail_tests::cluster::program::profile_folder;
 use ticketrail_tests::cluster::{
-    Clients, Cluster, NodeId, Producer, Program, duration, secs, until, within,
+    Behaviour, Clients, Cluster, Link, Producer, Program, duration, millis, secs, until, within,
 };
 use tokio::task::JoinHandle;
 
@@ -256,21 +256,15 @@ fn refuses(output: &Output, words: &str) {
     assert!(error.contains(words), "`{words}` in: {error}");
 }
 
-/// `ticketrail backup` of one node, under way.
-fn begin_backup(cluster: &Cluster, node: NodeId, to: &Path) -> Child {
+/// `ticketrail backup` of the node at an address, under way.
+fn begin_backup(address: &str, to: &Path) -> Child {
     let mut command = Command::new(Program::Product.path());
     command
-        .args(["--endpoints", cluster.address(node), "backup", "--to"])
+        .args(["--endpoints", address, "backup", "--to"])
         .arg(to)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.spawn().unwrap()
-}
-
-fn signal(child: &Child, name: &str) {
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args(["-s", name, &pid]).status();
-    assert!(sent.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -287,10 +281,15 @@ async fn a_backup_that_is_cut_off_is_none_and_the_next_one_is_whole() {
         publish(&nodes, &producer.batch(items)).await;
     }
 
-    // The node dies while it sends: stopped in the middle, the program cannot have all of it.
+    // The node dies while it sends, over a link on which all of it takes seconds.
     let cut_off = home.path().join("cut-off");
     let node = cluster.follower().await;
-    let program = begin_backup(&cluster, node, &cut_off);
+    let link = Link::open(cluster.address(node).to_owned()).await;
+    link.behave(Behaviour {
+        delay: millis(10),
+        ..Behaviour::FINE
+    });
+    let program = begin_backup(&link.address(), &cut_off);
     until("the first bodies", secs(30), async || {
         let bytes = fs::metadata(cut_off.join("bodies")).map(|file| file.len());
         if bytes.as_ref().is_ok_and(|bytes| *bytes > 0) {
@@ -299,9 +298,7 @@ async fn a_backup_that_is_cut_off_is_none_and_the_next_one_is_whole() {
         Err(bytes)
     })
     .await;
-    signal(&program, "STOP");
     cluster.kill(node);
-    signal(&program, "CONT");
     let ended = tokio::task::spawn_blocking(|| program.wait_with_output());
     let ended = ended.await.unwrap().unwrap();
     refuses(&ended, "is no backup: remove it");

@@ -1,22 +1,9 @@
 //! A leader that is cut off confirms nothing, and what it took is stored once or never.
 
-use std::time::Duration;
-
 use ticketrail_tests::cluster::checks::{agreed, conserved};
 use ticketrail_tests::cluster::producer::{item, publish};
 use ticketrail_tests::cluster::{
     Behaviour, Clients, Cluster, CommittedLog, Producer, millis, secs, until, within,
-};
-
-const CUT: Behaviour = Behaviour {
-    cut: true,
-    drop_answers: false,
-    delay: Duration::ZERO,
-};
-const FINE: Behaviour = Behaviour {
-    cut: false,
-    drop_answers: false,
-    delay: Duration::ZERO,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,7 +24,7 @@ async fn a_leader_that_only_clients_reach_confirms_nothing() {
         let before = producer.batch(vec![item("orders", format!("{round} before"))]);
         publish(std::slice::from_ref(&alone), &before).await;
 
-        cluster.links_of(leader, CUT);
+        cluster.links_of(leader, Behaviour::CUT);
         let through = producer.batch(vec![item("orders", format!("{round} through"))]);
         let answer = alone
             .publisher
@@ -51,7 +38,7 @@ async fn a_leader_that_only_clients_reach_confirms_nothing() {
         )
         .await;
 
-        cluster.links_of(leader, FINE);
+        cluster.links_of(leader, Behaviour::FINE);
         until("the old leader to follow", secs(20), async || {
             let view = cluster
                 .view(leader)
@@ -91,18 +78,18 @@ async fn a_slow_or_deaf_follower_holds_nobody_up() {
     let mut producer = Producer::open(&cluster, "").await;
     let deaf = Behaviour {
         drop_answers: true,
-        ..FINE
+        ..Behaviour::FINE
     };
     for (what, behaviour) in [
         (
             "slow",
             Behaviour {
                 delay: millis(40),
-                ..FINE
+                ..Behaviour::FINE
             },
         ),
         ("deaf", deaf),
-        ("cut off", CUT),
+        ("cut off", Behaviour::CUT),
     ] {
         cluster.links_of(follower, behaviour);
         for k in 0..50 {
@@ -110,7 +97,7 @@ async fn a_slow_or_deaf_follower_holds_nobody_up() {
             publish(std::slice::from_ref(&node), &request).await;
         }
     }
-    cluster.links_of(follower, FINE);
+    cluster.links_of(follower, Behaviour::FINE);
     cluster.serves(follower).await;
     let stats = cluster.stats("orders").await;
     assert_eq!(stats.published, 150);

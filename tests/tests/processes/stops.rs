@@ -31,7 +31,7 @@ async fn told_to_go(cluster: &Cluster, id: NodeId) -> Consumer {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_is_bounded_and_a_second_signal_ends_it_at_once() {
     let timeout = "[stop]\ntimeout_ms = 6000";
-    let cluster = Cluster::builder().config(timeout).start().await;
+    let cluster = Cluster::builder().config(timeout).alone().start().await;
     cluster.queue("orders").create().await;
 
     let id = cluster.follower().await;

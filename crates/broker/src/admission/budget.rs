@@ -84,8 +84,8 @@ impl Budget {
     /// When what is under way now may be through, by the pace at which things were lately.
     #[must_use]
     pub fn retry_after(&self) -> Duration {
-        let given_back = self.given_back.load(Ordering::Relaxed);
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let given_back = self.given_back.load(Ordering::Relaxed);
         let passed = rate.at.elapsed();
         if passed >= RATE_OVER {
             rate.per_second = (given_back - rate.given_back) as f64 / passed.as_secs_f64();

@@ -107,6 +107,22 @@ impl Broker {
         answer.leader = inner.leadership.borrow().leader;
         Ok(answer)
     }
+
+    /// If this node leads and another voter answers, asks the most complete of them to lead, and waits
+    /// until another one does: who leads now. For a node that stops, which then costs the others no
+    /// election timeout.
+    ///
+    /// # Errors
+    /// None has taken over in time.
+    pub async fn hand_over(&self, deadline: Instant) -> Result<Option<NodeId>, Problem> {
+        if !self.inner.leadership.borrow().is_leader {
+            return Ok(None);
+        }
+        match self.inner.hand_over(None, deadline).await {
+            Err(problem) if problem.reason() == Reason::NoMajority => Ok(None),
+            handed => handed.map(Some),
+        }
+    }
 }
 
 impl Inner {
@@ -182,11 +198,16 @@ impl Inner {
 
     async fn remove(&self, node: NodeId, deadline: Instant) -> Result<MembersAnswer, Problem> {
         let status = self.replica.status();
+        let retire = Command::RetireNode(RetireNode { node });
         let mut answer = MembersAnswer::default();
         match status.members.get(&node) {
             Some(member) => {
                 if member.voter {
                     answer = self.demote(node, deadline).await?;
+                }
+                // Once it is no member, nothing would say that this id was ever used.
+                if self.replica.with_state(|state| state.node(node)).is_none() {
+                    self.submit(&retire, &[], deadline).await?;
                 }
                 let removed = MemberChange::RemoveLearner(node);
                 self.step(removed, deadline).await?;
@@ -198,7 +219,6 @@ impl Inner {
                 None => return Err(no_such_node(node)),
             },
         }
-        let retire = Command::RetireNode(RetireNode { node });
         self.submit(&retire, &[], deadline).await?;
         tracing::info!(%node, "a node was removed");
         Ok(answer)
@@ -217,10 +237,11 @@ impl Inner {
         Ok(MembersAnswer::default())
     }
 
-    /// Another voter leads: `to`, or the most complete that answers.
-    async fn hand_over(&self, to: Option<NodeId>, deadline: Instant) -> Result<(), Problem> {
+    /// Another voter leads: `to`; or the most complete that answers is asked to, and whoever then leads
+    /// is told.
+    async fn hand_over(&self, to: Option<NodeId>, deadline: Instant) -> Result<NodeId, Problem> {
         let status = self.replica.status();
-        let to = match to {
+        let asked = match to {
             Some(to) => {
                 if !known(&status, to)?.voter {
                     let message = format!("node {to} does not vote, so it cannot lead; promote it");
@@ -242,21 +263,23 @@ impl Inner {
             }
         };
         let mut leadership = self.leadership.clone();
-        self.replica.transfer_leadership(to).await;
+        self.replica.transfer_leadership(asked).await;
         let until = deadline.min(Instant::now() + HAND_OVER_MAX);
         let other = leadership.wait_for(|now| now.leader.is_some() && !now.is_leader);
         match timeout_at(until, other).await {
-            Ok(Ok(now)) if now.leader == Some(to) => Ok(()),
             Ok(Ok(now)) => {
                 let leader = now.leader.unwrap_or_default();
+                if to.is_none_or(|to| to == leader) {
+                    return Ok(leader);
+                }
                 let message =
-                    format!("node {leader} was quicker than node {to} and leads; ask again");
+                    format!("node {leader} was quicker than node {asked} and leads; ask again");
                 Err(Problem::new(Reason::TransferFailed, message).with("leader_node_id", leader))
             }
             Ok(Err(_)) => Err(crate::submit::stopped()),
             Err(_) => {
                 let message = format!(
-                    "node {to} did not take the leadership over in time; look at its log, then ask again"
+                    "node {asked} did not take the leadership over in time; look at its log, then ask again"
                 );
                 Err(Problem::new(Reason::TransferFailed, message))
             }

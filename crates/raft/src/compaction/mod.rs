@@ -60,6 +60,8 @@ pub(crate) struct Compactor {
     look_every: Duration,
     looked_at: Duration,
     phase: Phase,
+    /// Snapshots that were installed before this phase began: it is about the state of then.
+    installs: u64,
     /// Dead bytes below which another survey would find no more than the last one did.
     unproductive_upto: u64,
     /// Files that could not be compacted, until nothing else is left to do.
@@ -80,8 +82,6 @@ pub(crate) struct Around {
     pub(crate) checkpoint_index: Option<u64>,
     /// Somebody reads a checkpoint.
     pub(crate) is_held: bool,
-    /// The state was replaced by a snapshot since the last step.
-    pub(crate) replaced: bool,
 }
 
 impl Compactor {
@@ -99,6 +99,7 @@ impl Compactor {
             dead_bytes_max,
             look_every,
             phase: Phase::Idle,
+            installs: 0,
             unproductive_upto: 0,
             stuck: BTreeSet::new(),
             counts,
@@ -110,7 +111,9 @@ impl Compactor {
     /// # Errors
     /// Only when the log has stopped. What else goes wrong ends the job: the old files are still there.
     pub(crate) fn step(&mut self, around: Around) -> Result<(), String> {
-        if around.replaced {
+        // After `is_held`: who installs a snapshot holds what is here until it is counted.
+        let installs = self.shared.lock().installs;
+        if std::mem::replace(&mut self.installs, installs) != installs {
             self.phase = Phase::Idle;
             return Ok(());
         }

@@ -101,6 +101,11 @@ impl Fetcher {
         tracing::info!(%from, index = opened.snapshot.last_log_id.map(|id| id.index), file_bytes = opened.snapshot.file_bytes,
             body_bytes = opened.snapshot.body_bytes, "fetching a snapshot");
         let fetched = self.fetch_opened::<R>(&opened, last_index_min).await;
+        if fetched.is_err()
+            && let Err(error) = self.shelf.drop_incoming()
+        {
+            tracing::warn!(%error, "what was fetched of a snapshot could not be removed");
+        }
         // Also after a failure: it costs the peer disk for as long as it is open. Unanswered, it is
         // closed by its idleness.
         let close = PeerRequest::CloseSnapshot(peer::CloseSnapshotRequest {

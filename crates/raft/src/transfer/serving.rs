@@ -15,7 +15,7 @@ use super::source::{Bodies, Source, SourceError};
 use crate::applied::Clock;
 use crate::codec;
 use crate::config::ReplicaConfig;
-use crate::export::{ExportError, Exports};
+use crate::export::{Asked, ExportError, Exports};
 use crate::seam::Runtime;
 
 /// Peers that may read at a time.
@@ -45,22 +45,34 @@ struct Table {
     closed: bool,
     /// Reserved while one is made.
     opening: usize,
+    /// Asked for by peers that hung up before it was made: they come back.
+    asked: BTreeMap<NodeId, (Duration, Asked)>,
     open: BTreeMap<NodeId, Open>,
 }
 
 struct Open {
-    id: u64,
+    opened: peer::OpenedSnapshot,
     read_at: Duration,
+    is_read: bool,
     source: Arc<Source>,
 }
 
-/// A place among those that are open, while the snapshot is made; given back also when the peer
-/// hangs up meanwhile.
-struct Opening<'a>(&'a Serving);
+/// A place among those that are open, while the snapshot is made. What was asked for is kept when the
+/// peer hangs up meanwhile: making it may take longer than a peer waits at a time.
+struct Opening<'a> {
+    serving: &'a Serving,
+    reader: NodeId,
+    since: Duration,
+    asked: Option<Asked>,
+}
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        self.0.lock().opening -= 1;
+        let mut table = self.serving.lock();
+        table.opening -= 1;
+        if let Some(asked) = self.asked.take().filter(|_| !table.closed) {
+            table.asked.insert(self.reader, (self.since, asked));
+        }
     }
 }
 
@@ -100,9 +112,9 @@ impl Serving {
     /// Closes what nobody reads any more.
     fn close_idle(&self, table: &mut Table) {
         let now = (self.now)();
-        table
-            .open
-            .retain(|_, open| now.saturating_sub(open.read_at) < IDLE_MAX);
+        let is_recent = |at: Duration| now.saturating_sub(at) < IDLE_MAX;
+        table.open.retain(|_, open| is_recent(open.read_at));
+        table.asked.retain(|_, (since, _)| is_recent(*since));
     }
 
     /// Called now and then, so that a hold does not outlive its reader.
@@ -113,6 +125,7 @@ impl Serving {
     pub(crate) fn close_all(&self) {
         let mut table = self.lock();
         table.closed = true;
+        table.asked.clear();
         table.open.clear();
     }
 
@@ -121,8 +134,11 @@ impl Serving {
         reader: NodeId,
         last_index_min: u64,
     ) -> Result<peer::OpenedSnapshot, Refused> {
-        let opening = self.reserve(reader)?;
-        let source = Arc::new(self.make(last_index_min).await?);
+        if let Some(opened) = self.unread(reader, last_index_min) {
+            return Ok(opened);
+        }
+        let mut opening = self.reserve(reader)?;
+        let source = Arc::new(self.make(&mut opening, last_index_min).await?);
         drop(opening);
         let mut table = self.lock();
         if table.closed {
@@ -136,8 +152,9 @@ impl Serving {
             body_bytes: source.body_bytes(),
         };
         let open = Open {
-            id: opened.snapshot_id,
+            opened: opened.clone(),
             read_at: (self.now)(),
+            is_read: false,
             source,
         };
         table.open.insert(reader, open);
@@ -147,24 +164,53 @@ impl Serving {
         Ok(opened)
     }
 
+    /// What the peer has opened and not read: it did not hear that it is open.
+    fn unread(&self, reader: NodeId, last_index_min: u64) -> Option<peer::OpenedSnapshot> {
+        let mut table = self.lock();
+        self.close_idle(&mut table);
+        let open = table.open.get_mut(&reader)?;
+        if open.is_read || open.source.last_index() < last_index_min {
+            return None;
+        }
+        open.read_at = (self.now)();
+        Some(open.opened.clone())
+    }
+
     fn reserve(&self, reader: NodeId) -> Result<Opening<'_>, Refused> {
         let mut table = self.lock();
         self.close_idle(&mut table);
         // A peer that opens another one has lost the first.
         table.open.remove(&reader);
-        if table.open.len() + table.opening >= OPEN_MAX {
+        let asked_by_others = table.asked.keys().filter(|other| **other != reader);
+        if table.open.len() + asked_by_others.count() + table.opening >= OPEN_MAX {
             return Err(refused(BUSY, "other nodes are reading already"));
         }
         table.opening += 1;
-        Ok(Opening(self))
+        Ok(Opening {
+            serving: self,
+            reader,
+            since: (self.now)(),
+            asked: table.asked.remove(&reader).map(|(_, asked)| asked),
+        })
     }
 
-    async fn make(&self, last_index_min: u64) -> Result<Source, Refused> {
-        let export = self.exports.ask().await.map_err(|error| match error {
+    async fn make(
+        &self,
+        opening: &mut Opening<'_>,
+        last_index_min: u64,
+    ) -> Result<Source, Refused> {
+        let refusal = |error| match error {
             ExportError::Empty => refused(BEHIND, error),
             ExportError::Busy => refused(BUSY, error),
             ExportError::Stopped => refused(GONE, error),
-        })?;
+        };
+        let asked = match &mut opening.asked {
+            Some(asked) => asked,
+            none => none.insert(self.exports.ask().map_err(refusal)?),
+        };
+        let exported = asked.exported().await;
+        opening.asked = None;
+        let export = exported.map_err(refusal)?;
         let index = export.file.last_index().unwrap_or(0);
         if index < last_index_min {
             let message = format!("this node is at entry {index}, not at {last_index_min} yet");
@@ -175,7 +221,8 @@ impl Serving {
 
     pub(crate) fn close(&self, reader: NodeId, id: u64) {
         let mut table = self.lock();
-        if table.open.get(&reader).is_some_and(|open| open.id == id) {
+        let is_this = |open: &Open| open.opened.snapshot_id == id;
+        if table.open.get(&reader).is_some_and(is_this) {
             table.open.remove(&reader);
         }
     }
@@ -183,9 +230,11 @@ impl Serving {
     fn find(&self, reader: NodeId, id: u64) -> Result<Arc<Source>, Refused> {
         let mut table = self.lock();
         self.close_idle(&mut table);
-        let open = table.open.get_mut(&reader).filter(|open| open.id == id);
+        let open = table.open.get_mut(&reader);
+        let open = open.filter(|open| open.opened.snapshot_id == id);
         let open = open.ok_or_else(|| refused(GONE, "it is not open"))?;
         open.read_at = (self.now)();
+        open.is_read = true;
         Ok(open.source.clone())
     }
 
@@ -254,4 +303,78 @@ pub(super) fn crc_of(bodies: &[peer::SnapshotBody]) -> u32 {
         let crc = crc32c::crc32c_append(crc, &body.index.to_le_bytes());
         crc32c::crc32c_append(crc, &body.payload)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use futures::FutureExt;
+    use ticketrail_core::BootId;
+    use ticketrail_storage::sim::SimDisk;
+    use ticketrail_storage::{Identity, LogConfig};
+
+    use super::*;
+    use crate::export::Export;
+    use crate::hold::Holds;
+    use crate::shelf::{Shelf, push_all};
+    use crate::types::{SnapshotMeta, log_id};
+
+    const READER: NodeId = NodeId(2);
+
+    /// Answers those who wait with a snapshot of nothing up to entry 10; how many there were.
+    fn make(exports: &Exports, shelf: &Shelf) -> usize {
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id(1, 10)),
+            ..SnapshotMeta::default()
+        };
+        let file = shelf.write(meta, 1, push_all(&[])).unwrap();
+        let export = || Export {
+            file: file.clone(),
+            bodies: Vec::new(),
+            hold: Arc::<Holds>::default().take(Some(10), 0),
+        };
+        let waiting = exports.take().into_iter();
+        waiting
+            .filter_map(|waiting| waiting.send(Ok(export())).ok())
+            .count()
+    }
+
+    /// A large state takes longer to be written than a peer waits for one answer.
+    #[tokio::test]
+    async fn what_is_made_for_a_peer_that_hung_up_is_there_when_it_comes_back() {
+        let (disk, exports) = (Arc::new(SimDisk::new(1)), Arc::<Exports>::default());
+        let (log, _writer, _) = Log::open(disk.clone(), LogConfig::new(7, 1)).unwrap();
+        let owner = Identity {
+            cluster_id: 7,
+            node_id: 1,
+        };
+        let shelf = Shelf::open(disk, owner).unwrap();
+        let config = ReplicaConfig::new(7, NodeId(1), BootId(1));
+        let seconds = Arc::new(AtomicU64::new(0));
+        let clock = seconds.clone();
+        let now = Arc::new(move || Duration::from_secs(clock.load(Ordering::Relaxed)));
+        let serving = Serving::new(log, now, exports.clone(), Arc::default(), &config);
+        let open = || serving.open(READER, 5).now_or_never();
+
+        for _ in 0..2 {
+            assert!(open().is_none());
+            assert!(exports.is_wanted(), "it is made all the same");
+        }
+        assert_eq!(make(&exports, &shelf), 1);
+        let opened = open().unwrap().unwrap();
+        // Its answer may be lost, too.
+        assert_eq!(open().unwrap().unwrap(), opened);
+        assert!(!exports.is_wanted());
+        // One that was begun to be read is not read by two.
+        serving.find(READER, opened.snapshot_id).unwrap();
+        assert!(open().is_none());
+
+        // Nobody came for this one.
+        assert_eq!(make(&exports, &shelf), 1);
+        seconds.fetch_add(IDLE_MAX.as_secs(), Ordering::Relaxed);
+        serving.look();
+        assert!(open().is_none());
+        assert_eq!(make(&exports, &shelf), 1);
+    }
 }

@@ -47,13 +47,10 @@ pub struct Bodies {
 }
 
 impl Bodies {
-    /// Takes those up to index `last` that fit; where to read on in this run, unless it is done.
-    fn take(&mut self, stored: Vec<(u64, Bytes)>, last: u64, room: &mut usize) -> Option<u64> {
+    /// Takes those that fit; where to read on in this run, unless it is done.
+    fn take(&mut self, stored: Vec<(u64, Bytes)>, room: &mut usize) -> Option<u64> {
         let mut next = None;
         for (index, body) in stored {
-            if index > last {
-                return None;
-            }
             if body.len() > *room && !self.bodies.is_empty() {
                 *room = 0;
                 return next;
@@ -149,8 +146,8 @@ impl Source {
             // What does not fit is left for the next piece: within a run nothing is passed over.
             let mut next = first;
             while next <= last && room > 0 {
-                let stored = self.log.read_bodies(next, room)?;
-                let Some(run_on) = found.take(stored, last, &mut room) else {
+                let stored = self.log.read_bodies(next..=last, room)?;
+                let Some(run_on) = found.take(stored, &mut room) else {
                     break;
                 };
                 next = run_on;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 use ticketrail_core::NodeId;
 use ticketrail_raft::PeerAddress;
+use tonic::transport::Uri;
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -290,8 +291,11 @@ fn address(setting: &'static str, text: String) -> Result<String, ConfigError> {
 
 /// Whether a text is `host:port`.
 pub(crate) fn is_address(text: &str) -> bool {
-    let host_and_port = text.rsplit_once(':');
-    host_and_port.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    let Ok(url) = format!("http://{text}").parse::<Uri>() else {
+        return false;
+    };
+    url.authority()
+        .is_some_and(|all| all.as_str() == text && !text.contains('@') && all.port_u16().is_some())
 }
 
 /// Whether others can reach a node there.

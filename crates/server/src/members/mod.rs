@@ -83,15 +83,7 @@ pub(crate) async fn change_here(
         Wanted::Add { node, address } => (*node, address),
     };
     if node == peers.me().node {
-        // It is a member, and here to say so.
-        let disk = peers.disk();
-        let address = address.clone();
-        let request = MembersRequest::Add {
-            node,
-            address,
-            disk,
-        };
-        return Ok(broker.change_members(request, deadline).await?);
+        return Ok(itself(broker, node, address)?);
     }
     let greeting = peers.hello_at(node, &address.peer, None).await;
     let greeting = greeting.map_err(|why| unreachable(node, &address.peer, &why))?;
@@ -107,6 +99,21 @@ pub(crate) async fn change_here(
         return Err(unreachable(node, &address.peer, &why).into_status());
     }
     Ok(answer)
+}
+
+/// The leader cannot ask itself whether it is reached elsewhere; were it not, nobody would reach it.
+fn itself(broker: &Broker, node: NodeId, address: &PeerAddress) -> Result<MembersAnswer, Problem> {
+    let status = broker.replica().status();
+    if status.members.get(&node).map(|member| &member.address) == Some(address) {
+        return Ok(MembersAnswer {
+            unchanged: true,
+            leader: status.leader,
+            ..MembersAnswer::default()
+        });
+    }
+    let must =
+        "another node than the one that leads, where an address changes: transfer leadership first";
+    Err(Problem::invalid_field("node_id", must))
 }
 
 fn unreachable(node: NodeId, address: &str, why: &str) -> Problem {

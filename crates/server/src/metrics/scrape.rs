@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::time::timeout;
 
 use super::Connections;
 use super::names as n;
@@ -34,7 +35,7 @@ pub(crate) struct Watched {
     others: Mutex<Growing>,
 }
 
-/// Who asked is gone.
+/// Who asked is gone, or reads no more.
 struct Gone;
 
 impl Watched {
@@ -136,5 +137,9 @@ fn sums(queues: &Queues, text: &mut Text) {
 
 async fn send(text: &mut Text, pieces: &mpsc::Sender<Bytes>) -> Result<(), Gone> {
     let piece = Bytes::from(text.take());
-    pieces.send(piece).await.map_err(|_| Gone)
+    // Who reads no more holds up all others: it is the turn of one at a time.
+    match timeout(limits::SCRAPE_READ_MAX, pieces.send(piece)).await {
+        Ok(sent) => sent.map_err(|_| Gone),
+        Err(_) => Err(Gone),
+    }
 }

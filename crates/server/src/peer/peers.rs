@@ -137,15 +137,22 @@ impl Peers {
 
     /// Learns where the others are; links to addresses that did not change stay. Must be called
     /// inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The first address that is none; the others are learnt all the same.
     pub(crate) fn set_addresses(&self, addresses: &BTreeMap<NodeId, String>) -> Result<(), String> {
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
         links.retain(|node, link| addresses.get(node) == Some(&link.address));
+        let mut result = Ok(());
         for (node, address) in addresses {
             if *node != self.0.me.node && !links.contains_key(node) {
-                links.insert(*node, Arc::new(PeerLink::new(address)?));
+                match PeerLink::new(address) {
+                    Ok(link) => drop(links.insert(*node, Arc::new(link))),
+                    Err(error) => result = result.and(Err(error)),
+                }
             }
         }
-        Ok(())
+        result
     }
 
     /// A peer's process was heard of, and perhaps (not 0) its wall clock: it may be asked again at

@@ -1,7 +1,8 @@
 //! `--join`: a node with a new id asks the members to take it in, and to make it a voter when it has
 //! caught up. All of it can be repeated: after a crash the next start goes on where this one was.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use ticketrail_core::NodeId;
 use ticketrail_proto::error::Reason;
@@ -71,7 +72,7 @@ pub(super) async fn join(replica: &Replica, peers: &Peers, joining: Joining) {
     let to_vote = joining.folder.join(TO_VOTE);
     if !replica.is_initialized()
         && joining.votes
-        && let Err(error) = tokio::fs::write(&to_vote, b"").await
+        && let Err(error) = note(&joining.folder, &to_vote).await
     {
         return replica.fail(&format!("`{}`: {error}", to_vote.display()));
     }
@@ -100,6 +101,12 @@ pub(super) async fn join(replica: &Replica, peers: &Peers, joining: Joining) {
             tracing::warn!(%error, file = %to_vote.display(), "a file that says that this node is to vote stays");
         }
     }
+}
+
+/// Makes an empty file that is there after a power cut, too.
+async fn note(folder: &Path, file: &Path) -> io::Result<()> {
+    tokio::fs::File::create(file).await?.sync_all().await?;
+    tokio::fs::File::open(folder).await?.sync_all().await
 }
 
 /// Asks the members in turn until one answers OK; `false` when none ever will, which fails the replica.

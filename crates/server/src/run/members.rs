@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use ticketrail_core::NodeId;
-use ticketrail_raft::{Member, PeerAddress, Replica};
+use ticketrail_raft::{PeerAddress, Replica};
 use ticketrail_storage::{OsDisk, identity};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{RunError, join};
@@ -94,34 +93,5 @@ pub(super) async fn follow_members(replica: Replica, peers: Peers, stop: Cancell
             _ = look.tick() => {}
             () = stop.cancelled() => return,
         }
-    }
-}
-
-/// A leader that stops asks the most complete of the others to lead, and waits a moment for it: a
-/// stop in order costs no election timeout.
-pub(super) async fn hand_over(replica: &Replica) {
-    let status = replica.status();
-    if status.leader != Some(status.node_id) {
-        return;
-    }
-    let is_there = |member: &Member| {
-        member
-            .answered_ms_ago
-            .is_some_and(|ms| u128::from(ms) < limits::QUORUM_SILENCE_MAX.as_millis())
-    };
-    let others = status
-        .members
-        .iter()
-        .filter(|(node, _)| **node != status.node_id);
-    let able = others.filter(|(_, member)| member.voter && is_there(member));
-    let Some((to, _)) = able.max_by_key(|(_, member)| member.matched_index) else {
-        return;
-    };
-    let mut leadership = replica.leadership();
-    replica.transfer_leadership(*to).await;
-    let handed = leadership.wait_for(|now| now.leader.is_some() && !now.is_leader);
-    match timeout(limits::HAND_OVER_MAX, handed).await {
-        Ok(_) => tracing::info!(%to, "leadership handed over"),
-        Err(_) => tracing::info!(%to, "leadership was not taken over in time"),
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::enter::{Way, enter};
 use super::join::Joining;
 use super::measure::measure;
-use super::members::{cluster_id, follow_members, hand_over, members, set_addresses};
+use super::members::{cluster_id, follow_members, members, set_addresses};
 use super::routes::routes;
 use super::{Listeners, Machine, RunError, standing};
 use crate::alone::Alone;
@@ -243,7 +243,12 @@ impl Running {
         let deadline = Instant::now() + self.stop_timeout;
         self.node.stopping.refuse();
         self.node.broker.begin_farewell();
-        hand_over(self.node.broker.replica()).await;
+        let until = Instant::now() + limits::HAND_OVER_MAX;
+        match self.node.broker.hand_over(until).await {
+            Ok(Some(leader)) => tracing::info!(%leader, "leadership handed over"),
+            Ok(None) => {}
+            Err(problem) => tracing::info!(%problem, "leadership was not handed over"),
+        }
         self.node.stopping.drain();
         self.end_clients(deadline).await;
         let farewell = Instant::now() + limits::FAREWELL_END_MAX;

@@ -242,7 +242,10 @@ impl Session {
                 flow = self.flow.next(), if !outbox.is_full() => {
                     outbox.push(frame(publish_stream_response::Frame::Flow(flow)));
                 }
-                confirm = self.stream.next(), if !outbox.is_full() => self.confirm(confirm, outbox)?,
+                // After `finish` there is always a next, `None`: only where something is under way.
+                confirm = self.stream.next(), if !outbox.is_full() && !self.under_way.is_empty() => {
+                    self.confirm(confirm, outbox)?;
+                }
                 frame = next_frame(&mut frames), if takes => match frame? {
                     Some(frame) => self.take(frame).await?,
                     None => {

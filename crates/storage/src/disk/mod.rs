@@ -33,6 +33,10 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self) -> io::Result<()>;
     /// Takes the folder for this process; `WouldBlock` when another holds it.
     fn lock(&self) -> io::Result<DiskLock>;
+    /// Bytes that can still be written to files of this folder; `None` where that is not known.
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// An open file. All methods may be called from several threads.

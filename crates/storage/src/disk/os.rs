@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Disk, DiskFile, DiskLock};
+use super::{Disk, DiskFile, DiskLock, disk_space};
 
 /// Name of the file whose lock says that a process holds the folder.
 pub(super) const LOCK_FILE: &str = "lock";
@@ -91,6 +91,10 @@ impl Disk for OsDisk {
             return Err(io::Error::last_os_error());
         }
         Ok(DiskLock::new(file))
+    }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        disk_space(&self.root).map(|space| Some(space.free_bytes))
     }
 }
 

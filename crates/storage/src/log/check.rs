@@ -12,24 +12,25 @@ use crate::disk::read_up_to;
 use crate::error::StorageError;
 
 pub(crate) fn next_segment(shared: &Shared) -> Result<bool, StorageError> {
-    let segment = {
-        let mut state = shared.lock();
-        let Some(epoch) = state.unchecked.pop() else {
+    let (epoch, segment) = {
+        let state = shared.lock();
+        let Some(epoch) = state.unchecked.last().copied() else {
             return Ok(false);
         };
         let mut runs = state.table.segments.iter();
         let run = runs.find(|run| run.segment.epoch == epoch);
-        run.map(|run| Arc::clone(&run.segment))
+        (epoch, run.map(|run| Arc::clone(&run.segment)))
     };
-    // Recycled since: nobody wants it any more.
-    let Some(segment) = segment else {
-        return Ok(true);
-    };
-    check(&segment).inspect_err(|error| {
-        if error.is_data_loss() {
-            shared.fail(&io::Error::other(error.to_string()));
-        }
-    })?;
+    // One that was recycled since is wanted by nobody any more.
+    if let Some(segment) = segment {
+        check(&segment).inspect_err(|error| {
+            if error.is_data_loss() {
+                shared.fail(&io::Error::other(error.to_string()));
+            }
+        })?;
+    }
+    // Only now: one that could not be read is still to be.
+    shared.lock().unchecked.retain(|other| *other != epoch);
     Ok(true)
 }
 

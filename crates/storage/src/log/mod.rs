@@ -22,7 +22,7 @@ mod supply;
 mod writer;
 
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -280,17 +280,17 @@ impl Log {
         reader::read_body_and_next(&self.shared, index, bytes_max)
     }
 
-    /// The payloads that are stored at or after `from_index`, purged or not, from log and body segments, in the order of indexes: as
-    /// many as fit `max_bytes`, but at least one if there is any. Each is what [`Log::read_body`] says of it.
+    /// The payloads that are stored of these entries, purged or not, from log and body segments, in the order of indexes: as many as
+    /// fit `max_bytes`, but at least one if there is any. Each is what [`Log::read_body`] says of it.
     ///
     /// # Errors
     /// `DataLoss` when bytes on disk fail their check.
     pub fn read_bodies(
         &self,
-        from_index: u64,
+        range: RangeInclusive<u64>,
         max_bytes: usize,
     ) -> Result<Vec<(u64, Bytes)>, StorageError> {
-        bodies::read_bodies(&self.shared, from_index, max_bytes)
+        bodies::read_bodies(&self.shared, range, max_bytes)
     }
 
     /// Starts to write body segments. What is pushed survives every purge, and is read where the log itself does not hold the entry.
@@ -342,7 +342,7 @@ impl Log {
     /// from time to time after a start, until there is none.
     ///
     /// # Errors
-    /// `DataLoss` where it is damaged, and then the log is stopped; `Io` where it cannot be read.
+    /// `DataLoss` where it is damaged, and then the log is stopped; `Io` where it cannot be read: it is the next one again.
     pub fn check_next_segment(&self) -> Result<bool, StorageError> {
         check::next_segment(&self.shared)
     }

@@ -130,6 +130,8 @@ pub(crate) struct SegmentMaker {
     segment_bytes: u64,
     next_epoch: u64,
     spares: Arc<Spares>,
+    /// So much is left free on the disk by a file that is made anew.
+    leaves_bytes: u64,
 }
 
 impl SegmentMaker {
@@ -146,7 +148,14 @@ impl SegmentMaker {
             segment_bytes,
             next_epoch,
             spares,
+            leaves_bytes: 0,
         }
+    }
+
+    /// From now on a file is made anew only where as much again stays free. For whoever tries again and
+    /// again on a full disk: what it writes and removes is missed by others meanwhile.
+    pub(crate) fn leave_room(&mut self) {
+        self.leaves_bytes = self.segment_bytes;
     }
 
     /// A segment with no batch in it, durable with its header and name.
@@ -184,6 +193,10 @@ impl SegmentMaker {
 
     fn create(&self, epoch: u64) -> io::Result<(String, Arc<dyn DiskFile>)> {
         let name = format!("{NEW_PREFIX}{epoch:016x}");
+        let needed = self.segment_bytes + self.leaves_bytes;
+        if self.leaves_bytes > 0 && self.disk.free_bytes()?.is_some_and(|free| free < needed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let file = self.disk.create(&name)?;
         match self.prewrite(&*file) {
             Ok(()) => Ok((name, file)),

@@ -113,9 +113,10 @@ impl Shelf {
 
 impl Supply {
     pub(super) fn start_background(&mut self) -> io::Result<thread::JoinHandle<()>> {
-        let Self::Inline { ready, maker } = std::mem::replace(self, Self::Moving) else {
+        let Self::Inline { ready, mut maker } = std::mem::replace(self, Self::Moving) else {
             return Err(io::Error::other("the log's writer runs already"));
         };
+        maker.leave_room();
         let state = ShelfState {
             ready,
             failure: None,
@@ -149,5 +150,35 @@ impl Supply {
             shelf.lock().stopped = true;
             shelf.changed.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::segment::Spares;
+    use super::*;
+    use crate::disk::Disk;
+    use crate::disk::sim::SimDisk;
+    use crate::identity::Identity;
+
+    const SEGMENT_BYTES: u64 = 64 << 10;
+
+    #[test]
+    fn a_segment_is_not_begun_where_it_would_take_the_last_room() {
+        let disk = SimDisk::new(1);
+        let owner = Identity {
+            cluster_id: 7,
+            node_id: 1,
+        };
+        let spares = Spares::new(Vec::new(), 1);
+        let shared = Arc::new(disk.clone());
+        let mut maker = SegmentMaker::new(shared, owner, SEGMENT_BYTES, 1, spares);
+        maker.leave_room();
+        disk.set_capacity(Some(2 * SEGMENT_BYTES - 1));
+        assert!(maker.make().is_err_and(|error| is_full(&error)));
+        assert_eq!(disk.ops(), 0, "not a byte was tried");
+        disk.set_capacity(Some(2 * SEGMENT_BYTES));
+        assert!(maker.make().is_ok());
+        assert_eq!(disk.free_bytes().unwrap(), Some(SEGMENT_BYTES));
     }
 }

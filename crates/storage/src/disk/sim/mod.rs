@@ -295,6 +295,12 @@ impl Disk for SimDisk {
             generation: inner.generation,
         }))
     }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let used = self.used_bytes();
+        let capacity = self.lock_inner().capacity_bytes;
+        Ok(capacity.map(|capacity| capacity.saturating_sub(used)))
+    }
 }
 
 struct SimLock {

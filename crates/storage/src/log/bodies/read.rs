@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,10 +21,10 @@ const ENTRIES_MAX: usize = 4096;
 
 pub(crate) fn read_bodies(
     shared: &Shared,
-    from: u64,
+    range: RangeInclusive<u64>,
     bytes_max: usize,
 ) -> Result<Vec<(u64, Bytes)>, StorageError> {
-    let planned = plan(&shared.lock(), from, bytes_max.min(BYTES_MAX));
+    let planned = plan(&shared.lock(), range, bytes_max.min(BYTES_MAX));
     let mut found = Vec::with_capacity(planned.len());
     let mut stretch: Option<Stretch> = None;
     for (index, source) in planned {
@@ -98,7 +99,8 @@ impl Source<'_> {
     }
 }
 
-fn plan(state: &State, from: u64, bytes_max: usize) -> Vec<(u64, Found)> {
+fn plan(state: &State, range: RangeInclusive<u64>, bytes_max: usize) -> Vec<(u64, Found)> {
+    let (from, last) = range.into_inner();
     let mut sources = vec![Source::Memory(state)];
     sources.extend(state.table.segments.iter().map(Source::Run));
     sources.extend(state.bodies.segments.iter().rev().map(Source::Bodies));
@@ -117,7 +119,10 @@ fn plan(state: &State, from: u64, bytes_max: usize) -> Vec<(u64, Found)> {
     let mut planned: Vec<(u64, Found)> = Vec::new();
     let mut bytes = 0;
     while let Some(Reverse((index, rank))) = heads.pop() {
-        let is_new = planned.last().is_none_or(|(last, _)| *last < index);
+        if index > last {
+            break;
+        }
+        let is_new = planned.last().is_none_or(|(newest, _)| *newest < index);
         if is_new && let Some(found) = sources[rank].get(index) {
             bytes += found.bytes();
             if !planned.is_empty() && (bytes > bytes_max || planned.len() >= ENTRIES_MAX) {
