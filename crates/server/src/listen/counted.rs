@@ -3,7 +3,8 @@
 //! A gRPC message begins with five bytes, the last four of which are its length. When they have
 //! come, the share of the budgets is taken; only then do they, and what follows them, reach the
 //! decoder. A unary call that finds no room is refused at once; a stream waits, unread, so that
-//! HTTP/2's flow control holds its client back.
+//! HTTP/2's flow control holds its client back. What is unread is bounded by the streams' windows
+//! ([`crate::limits::STREAM_WINDOW_BYTES`]).
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body::{Frame, SizeHint};
-use ticketrail_broker::{Admission, Bound, Budget, Share};
+use ticketrail_broker::{Admission, Bound, PublishBudget, Purse, Share};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
@@ -83,8 +84,8 @@ impl MessageShares {
 /// The budgets that a call's messages are counted in.
 #[derive(Clone, Debug)]
 struct Budgets {
-    node: Budget,
-    connection: Option<Budget>,
+    node: Purse,
+    connection: Option<Purse>,
     admission: Arc<Admission>,
     is_publish: bool,
 }
@@ -92,7 +93,7 @@ struct Budgets {
 impl Budgets {
     fn try_take(&self, bytes: usize) -> Result<MessageShare, Bound> {
         let connection = match &self.connection {
-            Some(budget) => Some(budget.try_take(bytes).ok_or(Bound::ConnectionBytes)?),
+            Some(purse) => Some(purse.try_take(bytes).ok_or(Bound::ConnectionBytes)?),
             None => None,
         };
         let bound = match self.is_publish {
@@ -107,7 +108,7 @@ impl Budgets {
 
     async fn take(self, bytes: usize) -> MessageShare {
         let connection = match &self.connection {
-            Some(budget) => Some(budget.take(bytes).await),
+            Some(purse) => Some(purse.take(bytes).await),
             None => None,
         };
         MessageShare {
@@ -117,11 +118,11 @@ impl Budgets {
     }
 
     fn refuse(&self, bound: Bound) -> Status {
-        let budget = match (bound, &self.connection) {
+        let purse = match (bound, &self.connection) {
             (Bound::ConnectionBytes, Some(connection)) => connection,
             _ => &self.node,
         };
-        let problem = self.admission.refuse(bound, budget.retry_after());
+        let problem = self.admission.refuse(bound, purse.retry_after());
         problem.into_status()
     }
 }
@@ -132,22 +133,26 @@ pub(crate) fn count(
     path: &str,
     body: Body,
     admission: &Arc<Admission>,
-    connection: Option<Budget>,
+    connection: Option<&PublishBudget>,
     message_bytes_max: usize,
 ) -> (Body, MessageShares) {
     let shares = MessageShares::new();
     if !path.starts_with(OURS) {
         return (body, shares);
     }
-    let is_publish = matches!(path, PUBLISH | PUBLISH_STREAM);
+    let purse: Option<fn(&PublishBudget) -> Purse> = match path {
+        PUBLISH => Some(PublishBudget::of_calls),
+        PUBLISH_STREAM => Some(PublishBudget::of_streams),
+        _ => None,
+    };
     let budgets = Budgets {
-        node: match is_publish {
-            true => admission.publish.clone(),
-            false => admission.reserved.clone(),
-        },
-        connection: connection.filter(|_| is_publish),
+        node: purse.map_or_else(
+            || admission.reserved.clone().into(),
+            |purse| purse(&admission.publish),
+        ),
+        connection: purse.zip(connection).map(|(purse, budget)| purse(budget)),
         admission: Arc::clone(admission),
-        is_publish,
+        is_publish: purse.is_some(),
     };
     let counted = Counted {
         inner: body,
@@ -402,7 +407,7 @@ mod tests {
     fn a_stream_waits_for_room_and_loses_nothing() {
         let sent: Vec<u8> = [60, 60, 30].into_iter().flat_map(message).collect();
         for cut in [1, 7, 64, 1_000] {
-            let admission = admission(100);
+            let admission = admission(120);
             let chunks = sent.chunks(cut).map(Bytes::copy_from_slice).collect();
             let (mut body, shares) = body(PUBLISH_STREAM, &admission, chunks);
             let first = at_once(&mut body);
@@ -423,19 +428,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_refused_at_once_and_says_when_to_come_back() {
-        let admission = admission(100);
-        let held = admission.publish.try_take(90).unwrap();
-        let chunks = vec![Bytes::from(message(60))];
-        let (mut refused, _shares) = body(PUBLISH, &admission, chunks);
+        let admission = admission(400);
+        let held = admission.publish.of_streams().try_take(300).unwrap();
+        let chunks = || vec![Bytes::from(message(60))];
+        let (mut stream, _stream) = body(PUBLISH_STREAM, &admission, chunks());
+        assert!(at_once(&mut stream).is_empty(), "it waits");
+        // Calls do not wait behind it: a part is theirs.
+        let (mut call, call_shares) = body(PUBLISH, &admission, chunks());
+        assert_eq!(at_once(&mut call).len(), 65);
+        let (mut refused, _refused) = body(PUBLISH, &admission, chunks());
         let status = next(&mut refused).await.unwrap().unwrap_err();
         assert_eq!(reason_of(&status), Some(Reason::Overloaded));
         assert!(retry_after_of(&status).is_some());
         assert_eq!(admission.refusals().of(Bound::PublishBytes), 1);
+        drop(call_shares.next());
+        let (mut again, _again) = body(PUBLISH, &admission, chunks());
+        assert_eq!(at_once(&mut again).len(), 65, "there is room again");
         // Settles have a budget of their own.
-        let chunks = vec![Bytes::from(message(60))];
-        let (mut settle, _) = body("/ticketrail.v1.ConsumerService/Settle", &admission, chunks);
+        let (mut settle, _settle) = body(
+            "/ticketrail.v1.ConsumerService/Settle",
+            &admission,
+            chunks(),
+        );
         assert_eq!(at_once(&mut settle).len(), 65);
-        drop((held, refused, settle));
+        drop((held, stream, again, settle));
+        drop((_stream, _again, _settle));
         assert_eq!(
             (admission.publish.used(), admission.reserved.used()),
             (0, 0)
@@ -445,19 +462,13 @@ mod tests {
     #[test]
     fn a_stream_that_is_dropped_while_it_waits_holds_nothing() {
         let admission = admission(100);
-        let connection = Budget::new(80);
+        let connection = PublishBudget::new(104);
         let chunks = vec![Bytes::from([message(70), message(70)].concat())];
         let inner = Body::new(Chunks(stream::iter(chunks)));
-        let (mut body, shares) = count(
-            PUBLISH_STREAM,
-            inner,
-            &admission,
-            Some(connection.clone()),
-            1_000,
-        );
+        let (mut body, shares) = count(PUBLISH_STREAM, inner, &admission, Some(&connection), 1_000);
         assert_eq!(at_once(&mut body).len(), 75);
         // What waits is given what there is, until there is enough.
-        assert_eq!((admission.publish.used(), connection.used()), (70, 80));
+        assert_eq!((admission.publish.used(), connection.used()), (70, 78));
         drop((body, shares));
         assert_eq!((admission.publish.used(), connection.used()), (0, 0));
     }
