@@ -4,9 +4,11 @@
 //! come, the share of the budgets is taken; only then do they, and what follows them, reach the
 //! decoder. A unary call that finds no room is refused at once; a stream waits, unread, so that
 //! HTTP/2's flow control holds its client back. What is unread is bounded by the streams' windows
-//! ([`crate::limits::STREAM_WINDOW_BYTES`]).
+//! ([`crate::limits::STREAM_WINDOW_BYTES`]). A message whose rest does not come holds its share for
+//! [`crate::limits::CALL_TIME_MAX`] at most: then its stream ends, as a call would.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -16,10 +18,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body::{Frame, SizeHint};
 use ticketrail_broker::{Admission, Bound, PublishBudget, Purse, Share};
+use ticketrail_proto::error::{Problem, Reason};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
+
+use crate::limits;
 
 const PUBLISH: &str = "/ticketrail.v1.PublisherService/Publish";
 const PUBLISH_STREAM: &str = "/ticketrail.v1.PublisherService/PublishStream";
@@ -161,6 +166,7 @@ pub(crate) fn count(
         message_bytes_max,
         shares: shares.clone(),
         left: 0,
+        whole_by: None,
         header: Vec::with_capacity(HEADER_BYTES),
         chunk: Bytes::new(),
         taking: None,
@@ -182,6 +188,8 @@ struct Counted {
     shares: MessageShares,
     /// Bytes of the current message that are still to come.
     left: usize,
+    /// When they must have come; set while they are waited for.
+    whole_by: Option<Pin<Box<Sleep>>>,
     /// The bytes of a header that are here already and were not handed on.
     header: Vec<u8>,
     /// Came and was not handed on.
@@ -206,6 +214,9 @@ impl Counted {
             let body = self.left.min(self.chunk.len() - at);
             at += body;
             self.left -= body;
+            if self.left == 0 {
+                self.whole_by = None;
+            }
             let rest = &self.chunk[at..];
             if rest.is_empty() {
                 break;
@@ -254,6 +265,22 @@ impl Counted {
         Ok(None)
     }
 
+    /// Nothing came: a message that has begun must be whole in time, as its share is held.
+    fn poll_patience<T>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        if self.left == 0 {
+            return Poll::Pending;
+        }
+        let limit = limits::CALL_TIME_MAX;
+        let whole_by = self.whole_by.get_or_insert_with(|| Box::pin(sleep(limit)));
+        whole_by.as_mut().poll(cx).map(|()| {
+            let message =
+                format!("a message was begun, and the rest of it did not come within {limit:?}");
+            Some(Err(
+                Problem::new(Reason::DeadlinePassed, message).into_status()
+            ))
+        })
+    }
+
     fn header_goes(&mut self, length: usize) -> Bytes {
         self.left = length;
         Bytes::from(std::mem::take(&mut self.header))
@@ -288,7 +315,7 @@ impl http_body::Body for Counted {
             }
             if self.chunk.is_empty() {
                 let Poll::Ready(next) = Pin::new(&mut self.inner).poll_frame(cx) else {
-                    return Poll::Pending;
+                    return self.poll_patience(cx);
                 };
                 match next.map(|next| next.map(Frame::into_data)) {
                     Some(Ok(Ok(data))) => self.chunk = data,
@@ -457,6 +484,39 @@ mod tests {
             (admission.publish.used(), admission.reserved.used()),
             (0, 0)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_whose_rest_does_not_come_ends_its_stream_and_holds_nothing() {
+        for path in [PUBLISH_STREAM, CONSUME] {
+            let admission = admission(200);
+            let begun = Bytes::from([message(40), message(100)[..60].to_vec()].concat());
+            let inner = Chunks(stream::iter([begun]).chain(stream::pending()));
+            let (mut body, shares) = count(path, Body::new(inner), &admission, None, 1_000);
+            assert_eq!(at_once(&mut body).len(), 45 + 60);
+            let began = Instant::now();
+            let status = next(&mut body).await.unwrap().unwrap_err();
+            assert_eq!(reason_of(&status), Some(Reason::DeadlinePassed));
+            assert_eq!(began.elapsed(), limits::CALL_TIME_MAX);
+            drop((body, shares));
+            let used = (admission.publish.used(), admission.reserved.used());
+            assert_eq!(used, (0, 0), "{path}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_messages_a_stream_may_be_silent_for_ever() {
+        let admission = admission(200);
+        let later = stream::once(async {
+            tokio::time::sleep(limits::CALL_TIME_MAX * 10).await;
+            Bytes::from(message(30))
+        });
+        let inner = Chunks(Box::pin(
+            stream::iter([Bytes::from(message(40))]).chain(later),
+        ));
+        let (mut body, _shares) = count(CONSUME, Body::new(inner), &admission, None, 1_000);
+        assert_eq!(at_once(&mut body).len(), 45);
+        assert_eq!(next(&mut body).await.unwrap().unwrap().len(), 35);
     }
 
     #[test]
