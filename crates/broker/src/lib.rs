@@ -41,8 +41,8 @@ mod view;
 mod waiters;
 
 pub use admission::{
-    Admission, AdmissionConfig, Blocked, Bound, Budget, Level, RefusalCounts, Share,
-    blocked_problem,
+    Admission, AdmissionConfig, Blocked, Bound, Budget, Level, PublishBudget, Purse, RefusalCounts,
+    Share, blocked_problem,
 };
 pub use broker::{Broker, BrokerConfig, Enclose, Entropy, StartError, WallClockSource};
 pub use consume::{ConsumeRequest, Consumer, ConsumerEnd, ConsumerEvent, ConsumerHandle};

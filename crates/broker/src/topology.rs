@@ -4,7 +4,7 @@ use ticketrail_core::command::{
     CreateNamespace, CreateQueue, DeleteNamespace, DeleteQueue, OpenProducer, PurgeQueue,
     UpdateQueue,
 };
-use ticketrail_core::limits::DEFAULT_NAMESPACE;
+use ticketrail_core::limits::{DEFAULT_NAMESPACE, PURGE_SPANS_MAX};
 use ticketrail_core::{
     Command, Outcome, Position, ProducerId, QueueChanges, QueueId, QueueSettings,
 };
@@ -153,10 +153,12 @@ impl Broker {
         self.write(command, deadline, queue_info).await
     }
 
-    /// Removes a queue; how many messages went with it.
+    /// Removes a queue; how many messages went with it. One that holds many is purged first, so that the
+    /// command that removes it is short.
     ///
     /// # Errors
-    /// Not found; not empty (where `if_empty`).
+    /// Not found; not empty (where `if_empty`). Whatever the error, a part of the messages may be gone
+    /// (not where `if_empty`).
     pub async fn delete_queue(
         &self,
         namespace: &str,
@@ -164,24 +166,40 @@ impl Broker {
         if_empty: bool,
         deadline: Instant,
     ) -> Result<Written<u64>, Problem> {
-        let namespace = namespace_or_default(namespace).to_owned();
-        let queue = queue.to_owned();
+        let purged = match self.holds_many(namespace, queue) && !if_empty {
+            true => {
+                self.purge_queue(namespace, queue, true, deadline)
+                    .await?
+                    .value
+            }
+            false => 0,
+        };
         let command = Command::DeleteQueue(DeleteQueue {
-            namespace,
-            queue,
+            namespace: namespace_or_default(namespace).to_owned(),
+            queue: queue.to_owned(),
             if_empty,
         });
         self.write(command, deadline, |outcome| match outcome {
-            Outcome::Deleted { messages } => Some(*messages),
+            Outcome::Deleted { messages } => Some(purged + messages),
             _ => None,
         })
         .await
     }
 
-    /// Removes a queue's ready (and delayed) messages; how many.
+    /// Whether a queue has more than one purge removes, as far as this node knows: it costs time if that
+    /// is old, nothing else.
+    fn holds_many(&self, namespace: &str, queue: &str) -> bool {
+        self.replica().with_state(|state| {
+            let view = state.queue(namespace_or_default(namespace), queue);
+            view.is_some_and(|view| view.ready + view.delayed > PURGE_SPANS_MAX as u64)
+        })
+    }
+
+    /// Removes a queue's ready (and delayed) messages; how many. Many of them take several commands,
+    /// between which others have their turn; the position is that of the last.
     ///
     /// # Errors
-    /// Not found.
+    /// Not found. Whatever the error, a part may have been removed; asking again removes the rest.
     pub async fn purge_queue(
         &self,
         namespace: &str,
@@ -189,18 +207,29 @@ impl Broker {
         include_delayed: bool,
         deadline: Instant,
     ) -> Result<Written<u64>, Problem> {
-        let namespace = namespace_or_default(namespace).to_owned();
-        let queue = queue.to_owned();
-        let command = Command::PurgeQueue(PurgeQueue {
-            namespace,
-            queue,
-            include_delayed,
-        });
-        self.write(command, deadline, |outcome| match outcome {
-            Outcome::Purged { messages } => Some(*messages),
-            _ => None,
-        })
-        .await
+        let namespace = namespace_or_default(namespace);
+        let (mut purged, mut rest) = (0, None);
+        loop {
+            let command = Command::PurgeQueue(PurgeQueue {
+                namespace: namespace.to_owned(),
+                queue: queue.to_owned(),
+                include_delayed,
+                rest,
+            });
+            let part = self.write(command, deadline, |outcome| match outcome {
+                Outcome::Purged { messages, rest } => Some((*messages, *rest)),
+                _ => None,
+            });
+            let Written { position, value } = part.await?;
+            purged += value.0;
+            rest = value.1;
+            if rest.is_none() {
+                return Ok(Written {
+                    position,
+                    value: purged,
+                });
+            }
+        }
     }
 
     /// Opens a producer: by name, fencing who had it, or a new one. Also its last sequence.

@@ -17,7 +17,7 @@ use ticketrail_broker::{
 use ticketrail_core::command::{AttachConsumer, SettleKind, SettleRange};
 use ticketrail_core::view::SessionView;
 use ticketrail_core::{
-    BootId, Command, DiskId, Grant, NodeId, Owner, QueueSettings, SessionId, State,
+    BootId, Command, DiskId, Grant, NodeId, Owner, QueueSettings, SessionId, State, limits,
 };
 use ticketrail_proto::error::Reason;
 use ticketrail_proto::stored::encode_command;
@@ -430,5 +430,30 @@ async fn an_id_that_was_never_admitted_is_retired_however_its_removal_is_cut_off
     remove().await.unwrap();
     let standing = node.broker.standing(never, DiskId(9));
     assert_eq!(standing, Standing::Retired);
+    node.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_purge_and_a_deletion_of_many_messages_take_several_short_commands() {
+    let node = Node::start().await;
+    let many = 3 * limits::PURGE_MESSAGES_MAX + 1_000;
+    for delete in [false, true] {
+        for _ in 0..many / 1_000 {
+            node.publish(1_000).await;
+        }
+        let before = node.broker.replica().status().applied_index.unwrap();
+        let removed = match delete {
+            false => node.broker.purge_queue("", "q", false, soon()).await,
+            true => node.broker.delete_queue("", "q", false, soon()).await,
+        };
+        assert_eq!(removed.unwrap().value, many);
+        let entries = node.broker.replica().status().applied_index.unwrap() - before;
+        assert!(entries >= 4, "{entries} entries");
+        if !delete {
+            assert_eq!(node.counts(), (0, 0));
+        }
+    }
+    let gone = node.broker.purge_queue("", "q", false, soon()).await;
+    assert_eq!(gone.unwrap_err().reason(), Reason::QueueNotFound);
     node.broker.shutdown().await;
 }

@@ -165,8 +165,10 @@ pub struct DeleteQueue {
     pub if_empty: bool,
 }
 
-/// Removes ready messages, and delayed ones if asked; never what is in flight or parked. Answer:
-/// `Purged` with the count.
+/// Removes ready messages, and delayed ones if asked; never what is in flight or parked. One command
+/// removes at most [`crate::limits::PURGE_SPANS_MAX`] neighbourhoods and
+/// [`crate::limits::PURGE_MESSAGES_MAX`] messages, the ready ones first, by their offsets: apply waits
+/// for nobody long. Answer: `Purged` with the count, and what is left over for another command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PurgeQueue {
     /// The queue's namespace.
@@ -175,6 +177,17 @@ pub struct PurgeQueue {
     pub queue: String,
     /// Also remove delayed messages.
     pub include_delayed: bool,
+    /// What an earlier command left over; none: all that is there now.
+    pub rest: Option<PurgeRest>,
+}
+
+/// Messages that a purge left over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PurgeRest {
+    /// The incarnation of the queue. If the name is another's by now, nothing is left.
+    pub queue: QueueId,
+    /// The first offset that was not there yet when the purge began.
+    pub below: Offset,
 }
 
 /// Opens a producer. Without a name: a new producer `fresh_id` at epoch 1. With a name that is

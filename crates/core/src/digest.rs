@@ -122,9 +122,14 @@ impl Fold {
                 self.word(3);
                 self.word(*messages);
             }
-            Outcome::Purged { messages } => {
+            Outcome::Purged { messages, rest } => {
                 self.word(4);
                 self.word(*messages);
+                // A purge that is done counts as it did before there were others.
+                if let Some(rest) = rest {
+                    self.word(rest.queue.0);
+                    self.word(rest.below.0);
+                }
             }
             Outcome::Producer {
                 id,

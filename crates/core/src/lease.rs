@@ -31,7 +31,7 @@ impl Queue {
         if self.settings.paused {
             return;
         }
-        while self.ready.count() > 0 && shared.broken.is_none() {
+        while self.ready.len() > 0 && shared.broken.is_none() {
             let Some((_, id)) = self.line.pop_first() else {
                 return;
             };
@@ -95,7 +95,7 @@ impl Queue {
         }
         // Whoever hands out goes on as long as something is ready: that nothing can be had of it
         // must end the entry, not the loop's hope.
-        let Some(stretch) = self.stretch(first, ready.min(max)) else {
+        let Some(stretch) = self.stretch(first, ready.count.min(max)) else {
             shared.halt("a ready message has no run");
             return None;
         };
@@ -109,7 +109,7 @@ impl Queue {
         };
         let grant = self.grant(first, &lease, &stretch);
         let count = u64::from(count);
-        self.ready.take_front(count);
+        self.ready.remove(first, first.plus(count));
         if delivered > 0 {
             self.returned.remove(first, first.plus(count));
             self.counters.redelivered = self.counters.redelivered.saturating_add(count);
@@ -128,7 +128,7 @@ impl Queue {
     /// with no lease.
     pub(crate) fn show(&self, from: Offset, max: u64, now: LeaseTime) -> Option<Grant> {
         let (first, ready) = self.ready.at_or_after(from)?;
-        let stretch = self.stretch(first, ready.min(max))?;
+        let stretch = self.stretch(first, ready.count.min(max))?;
         let (count, delivered) = self.delivered_alike(first, stretch.count);
         let lease = LeaseRow {
             count,
@@ -333,7 +333,7 @@ mod tests {
         let mut script = Script::with_queues(&["q"]);
         let id = script.queue("q").id;
         let queue = script.state.queues.get_mut(&id).unwrap();
-        queue.ready.insert(Offset(7), 1);
+        queue.ready.insert(Offset(7), 1, ());
         let entry = Entry {
             stamps: Stamps::default(),
             commands: vec![attach("q", 1, 1)],

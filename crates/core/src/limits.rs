@@ -8,8 +8,8 @@ pub const RESERVED_PREFIX: &str = "tr.";
 pub const DEFAULT_NAMESPACE: &str = "default";
 /// Namespaces in a cluster.
 pub const NAMESPACES_MAX: usize = 10_000;
-/// Queues in a cluster.
-pub const QUEUES_MAX: usize = 1_000_000;
+/// Queues in a cluster; in this crate's own tests few enough to be reached.
+pub const QUEUES_MAX: usize = if cfg!(test) { 200 } else { 1_000_000 };
 /// Consumers attached in a cluster.
 pub const SESSIONS_MAX: usize = 100_000;
 /// Node ids that a cluster remembers, those of removed nodes included.
@@ -69,6 +69,10 @@ pub const LEASE_STEP_MS_MAX: u64 = 1_000;
 /// Timers that one entry may fire, one per message (or per session that holds none); the rest waits for
 /// the next. Moving parked dead letters counts too.
 pub const EXPIRIES_PER_ENTRY_MAX: usize = 1_000;
+/// Neighbouring messages in one state that one `PurgeQueue` removes, at most: some milliseconds.
+pub const PURGE_SPANS_MAX: usize = 1_000;
+/// Messages that it removes, at most: neighbours may be of a publish each.
+pub const PURGE_MESSAGES_MAX: u64 = 10_000;
 /// Messages that one consumer is handed in its turn, before the next one's turn.
 pub const ROUND_ROBIN_QUANTUM: u32 = 16;
 /// Deaths that a dead letter's history keeps; one record per queue and reason.
@@ -77,7 +81,8 @@ pub const DEATHS_MAX: usize = 32;
 pub const BODY_BUCKET_INDEXES: u64 = 64;
 /// Messages that may move between queues during one survey of live bodies.
 pub const SURVEY_MOVES_MAX: usize = 1 << 20;
-
+/// Spans of messages (ready, delayed, returned, settled) that begin among so many offsets are one row.
+pub const SPAN_BLOCK: u64 = 256;
 /// Runs are packed into chunks of about so many bytes: finding a message unpacks half of one.
 pub const RUN_CHUNK_BYTES: usize = 256;
 

@@ -151,10 +151,12 @@ impl Queue {
             Some((first, end.0.saturating_sub(first.0)))
         };
         let single = |offset: &Offset| (*offset, 1);
+        let ready = self.ready.at_or_after(at);
+        let ready = ready.map(|(first, span)| (first, span.count));
         let delayed = self.delayed.at_or_after(at);
         let delayed = delayed.map(|(first, span)| (first, span.count));
         let parked = self.parked.first_in(at..).map(|(offset, _)| single(offset));
-        let found = [self.ready.at_or_after(at), leased(), delayed, parked];
+        let found = [ready, leased(), delayed, parked];
         found
             .into_iter()
             .flatten()

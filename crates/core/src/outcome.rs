@@ -2,6 +2,7 @@
 
 use alloc::{string::String, vec::Vec};
 
+use crate::command::PurgeRest;
 use crate::id::{MessageId, NodeId, Offset, ProducerId, QueueId};
 use crate::message::Grant;
 
@@ -30,6 +31,8 @@ pub enum Outcome {
     Purged {
         /// How many.
         messages: u64,
+        /// What is left over; none if that was all.
+        rest: Option<PurgeRest>,
     },
     /// A producer is open.
     Producer {

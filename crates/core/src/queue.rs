@@ -10,10 +10,7 @@ use alloc::vec::Vec;
 
 use crate::id::{Fence, LeaseTime, MessageId, Offset, QueueId, SessionId, WallTime};
 use crate::message::{BodyRef, Death};
-use crate::ready::Ready;
-use crate::row::{
-    AttemptRow, Counters, LeaseRow, ParkedRow, QueueRow, RowKey, RunRow, RunSeries, SettledRow,
-};
+use crate::row::{AttemptRow, Counters, LeaseRow, ParkedRow, QueueRow, RowKey, RunRow, RunSeries};
 use crate::runs::{Part, Runs};
 use crate::settings::QueueSettings;
 use crate::shared::{Memory, Shared, Timer};
@@ -52,7 +49,7 @@ pub(crate) struct Queue {
     pub(crate) next_turn: u64,
     pub(crate) next_attempt: u64,
     pub(crate) runs: Runs,
-    pub(crate) ready: Ready,
+    pub(crate) ready: Spans<()>,
     pub(crate) leases: Tracked<Offset, LeaseRow>,
     /// Messages under the leases.
     pub(crate) in_flight: u64,
@@ -61,7 +58,8 @@ pub(crate) struct Queue {
     pub(crate) delayed: Spans<LeaseTime>,
     pub(crate) parked: Tracked<Offset, ParkedRow>,
     pub(crate) deaths: Tracked<Offset, Vec<Death>>,
-    pub(crate) settled: Tracked<(u64, Offset), SettledRow>,
+    /// Settled messages that are remembered, by bucket of lease time: see `settled`.
+    pub(crate) settled: BTreeMap<u64, Spans<u64>>,
     pub(crate) attempts: Tracked<u64, AttemptRow>,
     pub(crate) attempts_by_id: BTreeMap<Vec<u8>, u64>,
     /// Consumers that can take messages, in the order of their turns.
@@ -89,14 +87,14 @@ impl Queue {
             next_turn: row.next_turn,
             next_attempt: row.next_attempt,
             runs: Runs::default(),
-            ready: Ready::default(),
+            ready: Spans::default(),
             leases: Tracked::default(),
             in_flight: 0,
             returned: Spans::default(),
             delayed: Spans::default(),
             parked: Tracked::default(),
             deaths: Tracked::default(),
-            settled: Tracked::default(),
+            settled: BTreeMap::new(),
             attempts: Tracked::default(),
             attempts_by_id: BTreeMap::new(),
             line: BTreeMap::new(),
@@ -133,7 +131,7 @@ impl Queue {
             name: &self.name,
             settings: &self.settings,
             counters: &self.counters,
-            ready: self.ready.count(),
+            ready: self.ready.len(),
             delayed: self.delayed.len(),
             in_flight: self.in_flight,
             parked: self.parked.len() as u64,
@@ -147,7 +145,7 @@ impl Queue {
     /// Messages in any state.
     pub(crate) fn messages(&self) -> u64 {
         self.ready
-            .count()
+            .len()
             .saturating_add(self.in_flight)
             .saturating_add(self.delayed.len())
             .saturating_add(self.parked.len() as u64)
@@ -202,7 +200,7 @@ impl Queue {
 
     /// Puts messages that are in no state in line at their old places.
     pub(crate) fn make_ready(&mut self, first: Offset, count: u64) {
-        self.ready.insert(first, count);
+        self.ready.insert(first, count, ());
         self.became_ready = true;
     }
 
@@ -227,7 +225,7 @@ impl Queue {
     }
 
     /// Delays messages that are in no state. A span has one timer, at its first message.
-    fn delay(&mut self, first: Offset, count: u64, due: LeaseTime, shared: &mut Shared) {
+    pub(crate) fn delay(&mut self, first: Offset, count: u64, due: LeaseTime, shared: &mut Shared) {
         let end = first.plus(count);
         if self.delayed.begins_at(end, due) {
             shared.timers.remove(&(due, Timer::Delay(self.id, end)));
@@ -246,7 +244,7 @@ impl Queue {
         max: u64,
         shared: &mut Shared,
     ) -> Option<u64> {
-        let span = *self.delayed.spans.get(&first)?;
+        let span = self.delayed.begins(first)?;
         let (due, count) = (span.value, span.count.min(max));
         let end = first.plus(count);
         shared.timers.remove(&(due, Timer::Delay(self.id, first)));
@@ -259,14 +257,14 @@ impl Queue {
 
     /// Tells all messages in the queue, as ranges in no order.
     pub(crate) fn each_live(&self, mut each: impl FnMut(Offset, u64)) {
-        for (first, count) in self.ready.ranges.iter() {
-            each(*first, *count);
+        for (first, span) in self.ready.iter() {
+            each(first, span.count);
         }
         for (first, lease) in self.leases.iter() {
             each(*first, u64::from(lease.count));
         }
-        for (first, span) in self.delayed.spans.iter() {
-            each(*first, span.count);
+        for (first, span) in self.delayed.iter() {
+            each(first, span.count);
         }
         for offset in self.parked.keys() {
             each(*offset, 1);
@@ -295,8 +293,8 @@ impl Queue {
             let timer = Timer::Lease(self.id, *first);
             shared.timers.remove(&(lease.deadline, timer));
         }
-        for (first, span) in self.delayed.spans.iter() {
-            let timer = Timer::Delay(self.id, *first);
+        for (first, span) in self.delayed.iter() {
+            let timer = Timer::Delay(self.id, first);
             shared.timers.remove(&(span.value, timer));
         }
         self.each_live(|first, count| {
@@ -305,7 +303,7 @@ impl Queue {
             let sub = |part: Part| bodies.sub(part.index, part.messages, part.bytes);
             self.runs.each_in(first, end, sub);
         });
-        for (bucket, _) in self.settled.keys() {
+        for bucket in self.settled.keys() {
             let due = crate::settled::forgotten_at(*bucket);
             shared
                 .memory
@@ -329,14 +327,16 @@ impl Queue {
             keys.extend(stored.into_iter().map(|offset| key(id, offset)));
         };
         all(self.runs.chunks.stored_keys(), RowKey::Runs);
-        all(self.ready.ranges.stored_keys(), RowKey::Ready);
+        all(self.ready.blocks.stored_keys(), RowKey::ReadySpans);
         all(self.leases.stored_keys(), RowKey::Lease);
-        all(self.returned.spans.stored_keys(), RowKey::Returned);
-        all(self.delayed.spans.stored_keys(), RowKey::Delayed);
+        all(self.returned.blocks.stored_keys(), RowKey::ReturnedSpans);
+        all(self.delayed.blocks.stored_keys(), RowKey::DelayedSpans);
         all(self.parked.stored_keys(), RowKey::Parked);
         all(self.deaths.stored_keys(), RowKey::Deaths);
-        let settled = self.settled.stored_keys().into_iter();
-        keys.extend(settled.map(|(bucket, offset)| RowKey::Settled(id, bucket, offset)));
+        for (bucket, settled) in &self.settled {
+            let stored = settled.blocks.stored_keys().into_iter();
+            keys.extend(stored.map(|offset| RowKey::SettledSpans(id, *bucket, offset)));
+        }
         let attempts = self.attempts.stored_keys().into_iter();
         keys.extend(attempts.map(|number| RowKey::Attempt(id, number)));
     }

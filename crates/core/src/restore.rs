@@ -9,14 +9,17 @@ use core::fmt;
 
 use crate::id::{LeaseTime, Offset, ProducerId, QueueId, SessionId};
 use crate::message::Death;
+use crate::packed::Value;
 use crate::producer::Producer;
 use crate::queue::Queue;
 use crate::row::{
-    AttemptRow, LeaseRow, MetaRow, ParkedRow, Remembered, Row, RowKey, RunRow, RunSeries,
+    AttemptRow, LeaseRow, MetaRow, ParkedRow, Piece, Remembered, Row, RowKey, RunRow, RunSeries,
     SettledRow, Span,
 };
 use crate::session::Session;
-use crate::shared::{Bodies, Memory, Timer};
+use crate::settled::diagonal;
+use crate::shared::{Bodies, Memory, Shared, Timer};
+use crate::spans::Spans;
 use crate::state::State;
 
 /// Rows that are no state: damaged, or of different states.
@@ -89,6 +92,39 @@ impl Queue {
         self.runs.settle_old(self.next_offset);
         true
     }
+
+    /// Takes in a span that is not in a block. False if it cannot be.
+    fn load_old_span(&mut self, old: Old, shared: &mut Shared) -> bool {
+        match old {
+            Old::Ready(at, count) => load_old(&mut self.ready, at, count, ()),
+            Old::Returned(at, span) => load_old(&mut self.returned, at, span.count, span.value),
+            Old::Delayed(at, span) => {
+                let is_new = is_new(&self.delayed, at, span.count);
+                if is_new {
+                    self.delay(at, span.count, span.value, shared);
+                }
+                is_new
+            }
+            Old::Settled(bucket, at, row) => {
+                remember(shared, self.id, bucket);
+                let settled = self.settled.entry(bucket).or_default();
+                let value = diagonal(at, row.first_fence);
+                load_old(settled, at, row.count, value)
+            }
+        }
+    }
+}
+
+fn is_new<V: Value>(spans: &Spans<V>, at: Offset, count: u64) -> bool {
+    count > 0 && at.0.checked_add(count).is_some() && spans.get(at).is_none()
+}
+
+fn load_old<V: Value>(spans: &mut Spans<V>, at: Offset, count: u64, value: V) -> bool {
+    let is_new = is_new(spans, at, count);
+    if is_new {
+        spans.insert(at, count, value);
+    }
+    is_new
 }
 
 impl fmt::Debug for Restoring {
@@ -111,14 +147,24 @@ pub struct Restoring {
 /// A row of a queue's messages.
 enum Part {
     Runs(Offset, Vec<RunSeries>),
-    Ready(Offset, u64),
+    Ready(Offset, Vec<Piece>),
     Lease(Offset, LeaseRow),
-    Returned(Offset, Span<u32>),
-    Delayed(Offset, Span<LeaseTime>),
+    Returned(Offset, Vec<Piece>),
+    Delayed(Offset, Vec<Piece>),
     Parked(Offset, ParkedRow),
     Deaths(Offset, Vec<Death>),
-    Settled(u64, Offset, SettledRow),
+    Settled(u64, Offset, Vec<Piece>),
     Attempt(u64, AttemptRow),
+    /// A span that is not in a block yet.
+    Old(RowKey, Old),
+}
+
+/// A span as it was stored before there were blocks: from now on it is in one.
+enum Old {
+    Ready(Offset, u64),
+    Returned(Offset, Span<u32>),
+    Delayed(Offset, Span<LeaseTime>),
+    Settled(u64, Offset, SettledRow),
 }
 
 impl Restoring {
@@ -165,17 +211,20 @@ impl Restoring {
                 return runs.insert(at, row).is_none();
             }
             (RowKey::Runs(id, at), Row::Runs(stored)) => (id, Part::Runs(at, stored)),
-            (RowKey::Ready(id, at), Row::Ready(count)) => (id, Part::Ready(at, count)),
+            (RowKey::ReadySpans(id, at), Row::Spans(row)) => (id, Part::Ready(at, row)),
             (RowKey::Lease(id, at), Row::Lease(row)) => (id, Part::Lease(at, row)),
-            (RowKey::Returned(id, at), Row::Returned(span)) => (id, Part::Returned(at, span)),
-            (RowKey::Delayed(id, at), Row::Delayed(span)) => (id, Part::Delayed(at, span)),
+            (RowKey::ReturnedSpans(id, at), Row::Spans(row)) => (id, Part::Returned(at, row)),
+            (RowKey::DelayedSpans(id, at), Row::Spans(row)) => (id, Part::Delayed(at, row)),
             (RowKey::Parked(id, at), Row::Parked(row)) => (id, Part::Parked(at, row)),
             (RowKey::Deaths(id, at), Row::Deaths(deaths)) => (id, Part::Deaths(at, deaths)),
-            (RowKey::Settled(id, bucket, at), Row::Settled(row)) => {
+            (RowKey::SettledSpans(id, bucket, at), Row::Spans(row)) => {
                 (id, Part::Settled(bucket, at, row))
             }
             (RowKey::Attempt(id, number), Row::Attempt(row)) => (id, Part::Attempt(number, row)),
-            _ => return false,
+            (key, row) => match old_span(&key, &row) {
+                Some((id, old)) => (id, Part::Old(key, old)),
+                None => return false,
+            },
         };
         // Put in at once, since there may be many: their queue mostly came before them. Only a lease needs its session.
         if !matches!(part, Part::Lease(..)) && self.state.queues.contains_key(&queue) {
@@ -308,7 +357,7 @@ fn put_part(state: &mut State, id: QueueId, part: Part) -> bool {
     let shared = &mut state.shared;
     match part {
         Part::Runs(at, stored) => queue.runs.load(at, &stored, queue.next_offset),
-        Part::Ready(at, count) => queue.ready.load(at, count),
+        Part::Ready(at, row) => queue.ready.load(at, &row),
         Part::Lease(at, row) => {
             shared.timers.insert((row.deadline, Timer::Lease(id, at)));
             if let Some(holder) = row.session {
@@ -321,22 +370,131 @@ fn put_part(state: &mut State, id: QueueId, part: Part) -> bool {
             }
             queue.leases.load(at, row)
         }
-        Part::Returned(at, span) => queue.returned.load(at, span),
-        Part::Delayed(at, span) => {
-            shared.timers.insert((span.value, Timer::Delay(id, at)));
-            queue.delayed.load(at, span)
+        Part::Returned(at, row) => queue.returned.load(at, &row),
+        Part::Delayed(at, row) => {
+            for piece in &row {
+                let first = at.plus(u64::from(piece.at));
+                let due = LeaseTime(piece.value);
+                shared.timers.insert((due, Timer::Delay(id, first)));
+            }
+            queue.delayed.load(at, &row)
         }
         Part::Parked(at, row) => queue.parked.load(at, row),
         Part::Deaths(at, deaths) => queue.deaths.load(at, deaths),
         Part::Settled(bucket, at, row) => {
-            let due = crate::settled::forgotten_at(bucket);
-            shared.memory.insert((due, Memory::Settled(id, bucket)));
-            queue.settled.load((bucket, at), row)
+            remember(shared, id, bucket);
+            queue.settled.entry(bucket).or_default().load(at, &row)
+        }
+        Part::Old(key, old) => {
+            shared.gone.push(key);
+            shared.dirty.insert(id);
+            queue.load_old_span(old, shared)
         }
         Part::Attempt(number, row) => {
             let due = crate::attempts::forgotten_at(&row);
             shared.memory.insert((due, Memory::Attempt(id, number)));
             queue.attempts.load(number, row)
         }
+    }
+}
+
+fn remember(shared: &mut Shared, id: QueueId, bucket: u64) {
+    let due = crate::settled::forgotten_at(bucket);
+    shared.memory.insert((due, Memory::Settled(id, bucket)));
+}
+
+fn old_span(key: &RowKey, row: &Row) -> Option<(QueueId, Old)> {
+    Some(match (key, row) {
+        (RowKey::Ready(id, at), Row::Ready(count)) => (*id, Old::Ready(*at, *count)),
+        (RowKey::Returned(id, at), Row::Returned(span)) => (*id, Old::Returned(*at, *span)),
+        (RowKey::Delayed(id, at), Row::Delayed(span)) => (*id, Old::Delayed(*at, *span)),
+        (RowKey::Settled(id, bucket, at), Row::Settled(row)) => {
+            (*id, Old::Settled(*bucket, *at, *row))
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use super::*;
+    use crate::command::SettleKind;
+    use crate::id::Fence;
+    use crate::script::*;
+
+    /// The row of a block as the rows of single spans that it was before there were blocks.
+    fn as_before(key: &RowKey, row: &Row) -> Vec<(RowKey, Row)> {
+        let Row::Spans(row) = row else {
+            return vec![(key.clone(), row.clone())];
+        };
+        let single = |piece: &Piece| {
+            let Piece { at, count, value } = *piece;
+            let on = |start: Offset| start.plus(u64::from(at));
+            let due = LeaseTime(value);
+            match *key {
+                RowKey::ReadySpans(id, start) => (RowKey::Ready(id, on(start)), Row::Ready(count)),
+                RowKey::ReturnedSpans(id, start) => {
+                    let value = value as u32;
+                    let key = RowKey::Returned(id, on(start));
+                    (key, Row::Returned(Span { count, value }))
+                }
+                RowKey::DelayedSpans(id, start) => {
+                    let key = RowKey::Delayed(id, on(start));
+                    (key, Row::Delayed(Span { count, value: due }))
+                }
+                RowKey::SettledSpans(id, bucket, start) => {
+                    let first_fence = Fence(on(start).0.wrapping_add(value));
+                    let row = SettledRow { count, first_fence };
+                    (RowKey::Settled(id, bucket, on(start)), Row::Settled(row))
+                }
+                _ => panic!("{key:?} has no spans"),
+            }
+        };
+        row.iter().map(single).collect()
+    }
+
+    #[test]
+    fn spans_that_were_rows_of_their_own_are_taken_in_and_written_anew() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 600));
+        script.receive("q", 590, "a");
+        let of = |k: u64| match k % 3 {
+            0 => SettleKind::Ack,
+            1 => SettleKind::Nack { delay_ms: None },
+            _ => SettleKind::Nack {
+                delay_ms: Some(9_000 + k),
+            },
+        };
+        script.settle((0..580).map(|k| range(k, 1, k + 1, of(k))).collect());
+        let rows = script.state.rows();
+        let before: Vec<_> = rows
+            .iter()
+            .flat_map(|(key, row)| as_before(key, row))
+            .collect();
+        assert!(before.len() > 4 * 190, "{} rows", before.len());
+        let mut restored = State::restore(before.clone()).unwrap();
+        assert_eq!(restored.rows(), rows);
+        assert_eq!(restored.next_deadline(), script.state.next_deadline());
+        let mut stored: BTreeMap<_, _> = before.into_iter().collect();
+        for (key, row) in restored.drain_changes() {
+            match row {
+                Some(row) => stored.insert(key, row),
+                None => stored.remove(&key),
+            };
+        }
+        assert!(stored.into_iter().eq(rows));
+    }
+
+    #[test]
+    fn spans_that_overlap_are_no_state() {
+        let mut script = Script::with_queues(&["q"]);
+        script.run(publish("q", 3));
+        let mut rows = script.state.rows();
+        let queue = script.queue("q").id;
+        let key = RowKey::Ready(queue, Offset(2));
+        rows.push((key, Row::Ready(1)));
+        assert!(State::restore(rows).is_err());
     }
 }

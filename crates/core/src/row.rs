@@ -35,21 +35,23 @@ pub enum RowKey {
     /// Neighbouring messages from one publish, by first offset: [`Row::Run`]. Read, but no longer
     /// written: [`RowKey::Runs`] took its place.
     Run(QueueId, Offset),
-    /// Neighbouring ready messages, by first offset: [`Row::Ready`].
+    /// Neighbouring ready messages, by first offset: [`Row::Ready`]. Read, but no longer written:
+    /// [`RowKey::ReadySpans`] took its place.
     Ready(QueueId, Offset),
     /// Neighbouring leased messages, by first offset: [`Row::Lease`].
     Lease(QueueId, Offset),
     /// How often neighbouring messages that are not in flight were granted before, if they were, by
-    /// first offset: [`Row::Returned`].
+    /// first offset: [`Row::Returned`]. Read, but no longer written.
     Returned(QueueId, Offset),
-    /// Neighbouring messages delayed to the same time, by first offset: [`Row::Delayed`].
+    /// Neighbouring messages delayed to the same time, by first offset: [`Row::Delayed`]. Read, but no
+    /// longer written.
     Delayed(QueueId, Offset),
     /// A parked dead letter: [`Row::Parked`].
     Parked(QueueId, Offset),
     /// A dead letter's history: [`Row::Deaths`].
     Deaths(QueueId, Offset),
     /// Settled messages still remembered, by bucket of lease time and first offset:
-    /// [`Row::Settled`].
+    /// [`Row::Settled`]. Read, but no longer written.
     Settled(QueueId, u64, Offset),
     /// A receive attempt still remembered, in the order of their answers: [`Row::Attempt`].
     Attempt(QueueId, u64),
@@ -57,6 +59,16 @@ pub enum RowKey {
     Runs(QueueId, Offset),
     /// A node id that was ever taken: [`Row::Node`].
     Node(NodeId),
+    /// Ready messages, by the first offset of a block of [`crate::limits::SPAN_BLOCK`]:
+    /// [`Row::Spans`]; the same holds for the kinds that follow. The value is 0.
+    ReadySpans(QueueId, Offset),
+    /// How often messages that are not in flight were granted before, if they were.
+    ReturnedSpans(QueueId, Offset),
+    /// When delayed messages are ready again, in ms of lease time.
+    DelayedSpans(QueueId, Offset),
+    /// Settled messages still remembered, by bucket of lease time too. The value is what their fences
+    /// are beyond their offsets, modulo 2^64.
+    SettledSpans(QueueId, u64, Offset),
 }
 
 /// The value of a row; which variant belongs to which key is told at [`RowKey`].
@@ -96,6 +108,8 @@ pub enum Row {
     Runs(Vec<RunSeries>),
     /// A node id.
     Node(NodeRow),
+    /// Spans that begin in one block, ascending, at least one. They do not overlap.
+    Spans(Vec<Piece>),
 }
 
 /// A node id that was ever taken.
@@ -303,6 +317,17 @@ pub struct Span<V> {
     pub count: u64,
     /// What they have in common.
     pub value: V,
+}
+
+/// A [`Span`] as a row of its block tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where it begins, from the block's first offset on.
+    pub at: u8,
+    /// How many messages, at least 1; they may go on beyond the block.
+    pub count: u64,
+    /// What they have in common; which number that is depends on the row's key.
+    pub value: u64,
 }
 
 /// Neighbouring messages under one lease: message `k` has `first_fence + k`.

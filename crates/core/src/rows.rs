@@ -106,17 +106,8 @@ impl Queue {
             let row = Row::Runs(runs::stored(*at, chunk));
             rows.push((RowKey::Runs(id, *at), row));
         }
-        for (at, count) in self.ready.ranges.iter() {
-            rows.push((RowKey::Ready(id, *at), Row::Ready(*count)));
-        }
         for (at, lease) in self.leases.iter() {
             rows.push((RowKey::Lease(id, *at), Row::Lease(*lease)));
-        }
-        for (at, span) in self.returned.spans.iter() {
-            rows.push((RowKey::Returned(id, *at), Row::Returned(*span)));
-        }
-        for (at, span) in self.delayed.spans.iter() {
-            rows.push((RowKey::Delayed(id, *at), Row::Delayed(*span)));
         }
         for (at, parked) in self.parked.iter() {
             rows.push((RowKey::Parked(id, *at), Row::Parked(*parked)));
@@ -124,8 +115,20 @@ impl Queue {
         for (at, deaths) in self.deaths.iter() {
             rows.push((RowKey::Deaths(id, *at), Row::Deaths(deaths.clone())));
         }
-        for ((bucket, at), row) in self.settled.iter() {
-            rows.push((RowKey::Settled(id, *bucket, *at), Row::Settled(*row)));
+        let mut spans = |key: RowKey, row| rows.push((key, Row::Spans(row)));
+        for (at, row) in self.ready.blocks.rows() {
+            spans(RowKey::ReadySpans(id, at), row);
+        }
+        for (at, row) in self.returned.blocks.rows() {
+            spans(RowKey::ReturnedSpans(id, at), row);
+        }
+        for (at, row) in self.delayed.blocks.rows() {
+            spans(RowKey::DelayedSpans(id, at), row);
+        }
+        for (bucket, settled) in &self.settled {
+            for (at, row) in settled.blocks.rows() {
+                spans(RowKey::SettledSpans(id, *bucket, at), row);
+            }
         }
         for (number, attempt) in self.attempts.iter() {
             rows.push((RowKey::Attempt(id, *number), Row::Attempt(attempt.clone())));
@@ -140,25 +143,11 @@ impl Queue {
             let row = chunk.map(|chunk| Row::Runs(runs::stored(*at, chunk)));
             changes.insert(RowKey::Runs(id, *at), row);
         });
-        self.ready.ranges.drain_dirty(|at, count| {
-            changes.insert(
-                RowKey::Ready(id, *at),
-                count.map(|count| Row::Ready(*count)),
-            );
-        });
         self.leases.drain_dirty(|at, lease| {
             changes.insert(
                 RowKey::Lease(id, *at),
                 lease.map(|lease| Row::Lease(*lease)),
             );
-        });
-        self.returned.spans.drain_dirty(|at, span| {
-            let row = span.map(|span| Row::Returned(*span));
-            changes.insert(RowKey::Returned(id, *at), row);
-        });
-        self.delayed.spans.drain_dirty(|at, span| {
-            let row = span.map(|span| Row::Delayed(*span));
-            changes.insert(RowKey::Delayed(id, *at), row);
         });
         self.parked.drain_dirty(|at, row| {
             changes.insert(RowKey::Parked(id, *at), row.map(|row| Row::Parked(*row)));
@@ -167,9 +156,19 @@ impl Queue {
             let row = deaths.map(|deaths| Row::Deaths(deaths.clone()));
             changes.insert(RowKey::Deaths(id, *at), row);
         });
-        self.settled.drain_dirty(|(bucket, at), row| {
-            let row = row.map(|row| Row::Settled(*row));
-            changes.insert(RowKey::Settled(id, *bucket, *at), row);
+        let mut spans = |key: RowKey, row: Option<_>| {
+            changes.insert(key, row.map(Row::Spans));
+        };
+        let ready = &mut self.ready.blocks;
+        ready.drain_dirty(|at, row| spans(RowKey::ReadySpans(id, at), row));
+        let returned = &mut self.returned.blocks;
+        returned.drain_dirty(|at, row| spans(RowKey::ReturnedSpans(id, at), row));
+        let delayed = &mut self.delayed.blocks;
+        delayed.drain_dirty(|at, row| spans(RowKey::DelayedSpans(id, at), row));
+        self.settled.retain(|bucket, settled| {
+            let blocks = &mut settled.blocks;
+            blocks.drain_dirty(|at, row| spans(RowKey::SettledSpans(id, *bucket, at), row));
+            settled.len() > 0
         });
         self.attempts.drain_dirty(|number, attempt| {
             let row = attempt.map(|attempt| Row::Attempt(attempt.clone()));

@@ -190,7 +190,7 @@ impl State {
             self.shared.halt(&reason);
         }
         let became_ready = core::mem::take(&mut queue.became_ready);
-        if became_ready && queue.ready.count() > 0 && !queue.settings.paused {
+        if became_ready && queue.ready.len() > 0 && !queue.settings.paused {
             self.shared.events.push(Event::Ready { queue: id });
         }
     }

@@ -16,9 +16,9 @@ mod kept;
 mod message;
 mod parts;
 mod row;
+mod row_columns;
 mod row_key;
 mod row_parts;
-mod row_runs;
 mod settings;
 
 pub use bodies::{Bodies, StoredBody, decode_bodies};

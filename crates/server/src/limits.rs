@@ -190,10 +190,19 @@ pub(crate) const SCRAPER_WAIT_MAX: Duration = Duration::from_secs(60);
 /// A request's line and headers together.
 pub(crate) const SCRAPER_BUFFER_BYTES: usize = 16 << 10;
 
-/// HTTP/2 window of a stream.
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// HTTP/2 window of a connection.
-pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// HTTP/2 window of a client's stream: what it may send before anything of it is read. Only publish and
+/// consume streams are ever left unread, so their number bounds what is.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// HTTP/2 window of a client's connection: above those of all its streams together, so that streams that
+/// wait for room hold nothing else up, such as settles.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = CONNECTION_STREAMS_MAX * STREAM_WINDOW_BYTES;
+/// The windows of all publish streams may take one of so many parts of the memory, and so may those of
+/// all consume streams.
+pub(crate) const WINDOWS_PART: u64 = 8;
+/// HTTP/2 window of a stream between nodes.
+pub(crate) const PEER_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// HTTP/2 window of a connection between nodes.
+pub(crate) const PEER_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Connections of clients, where the configuration does not say.
 pub(crate) const CONNECTIONS_DEFAULT: usize = 16_384;
 /// Connections of other nodes: a few each.
@@ -282,5 +291,8 @@ const _: () = {
     assert!(PAGE_DEFAULT <= PAGE_MAX && PEEK_PAGE_DEFAULT <= PAGE_MAX);
     assert!(RECEIVE_WAIT_MAX.as_secs() < DEADLINE_DEFAULT.as_secs());
     assert!(DEADLINE_DEFAULT.as_secs() < CALL_TIME_MAX.as_secs());
+    assert!(CONNECTION_WINDOW_BYTES / STREAM_WINDOW_BYTES == CONNECTION_STREAMS_MAX);
+    assert!(CONNECTION_WINDOW_BYTES <= i32::MAX as u32);
+    assert!(MEMORY_BYTES_MIN / WINDOWS_PART >= STREAM_WINDOW_BYTES as u64);
     assert!(RECONNECT_MIN.as_millis() <= RECONNECT_MAX.as_millis());
 };

@@ -99,7 +99,7 @@ const EVENTS: [&str; 6] = [
 ];
 
 /// Rare ways through the model.
-const PLACES: [&str; 21] = [
+const PLACES: [&str; 22] = [
     "a session held more than one entry may expire",
     "atomic publish refused whole",
     "dead letter into its own queue",
@@ -118,6 +118,7 @@ const PLACES: [&str; 21] = [
     "producer opening asked again",
     "producer re-opened",
     "producers forgotten with their namespace",
+    "purges that leave a rest",
     "receive attempt asked again",
     "redelivery",
     "session came back within its grace",

@@ -10,7 +10,7 @@ pub mod wild;
 
 use ticketrail_core::command::{
     Bootstrap, Command, CreateNamespace, CreateQueue, DeleteNamespace, DeleteQueue, Entry,
-    OpenProducer, PurgeQueue, SetVersion, Stamps, UpdateQueue,
+    OpenProducer, PurgeQueue, PurgeRest, SetVersion, Stamps, UpdateQueue,
 };
 use ticketrail_core::event::Event;
 use ticketrail_core::outcome::Outcome;
@@ -46,6 +46,14 @@ struct Habits {
     pace: u64,
     /// Sessions, producers and names to choose from.
     names: u64,
+}
+
+/// What may be left over of a purge of one of the first queues.
+fn purge_rest(dice: &mut Dice) -> PurgeRest {
+    PurgeRest {
+        queue: QueueId(dice.below(6)),
+        below: Offset(dice.below(60)),
+    }
 }
 
 /// Makes the entries of one episode.
@@ -224,6 +232,7 @@ impl Generator {
                     namespace,
                     queue,
                     include_delayed: self.dice.one_in(2),
+                    rest: self.dice.maybe(3, purge_rest),
                 })
             }
             7 => self.open_producer(),
@@ -263,6 +272,7 @@ impl Generator {
             namespace,
             queue,
             include_delayed: true,
+            rest: None,
         })
     }
 

@@ -1,15 +1,17 @@
 //! The cluster's own commands, namespaces and queues.
 
+use std::collections::BTreeSet;
+
 use ticketrail_core::command::{
-    Bootstrap, CreateNamespace, CreateQueue, DeleteNamespace, DeleteQueue, PurgeQueue, SetVersion,
-    UpdateQueue,
+    Bootstrap, CreateNamespace, CreateQueue, DeleteNamespace, DeleteQueue, PurgeQueue, PurgeRest,
+    SetVersion, UpdateQueue,
 };
 use ticketrail_core::event::{Event, SessionEnd};
 use ticketrail_core::outcome::{Outcome, Rejection};
 use ticketrail_core::row::Counters;
-use ticketrail_core::{QueueId, QueueSettings, limits};
+use ticketrail_core::{Offset, QueueId, QueueSettings, limits};
 
-use super::state::{Model, Queue, Standing};
+use super::state::{Message, Model, Queue, Standing};
 use super::{Answer, normal::invalid};
 
 /// Refuses a name that breaks the rules.
@@ -213,18 +215,57 @@ impl Model {
     }
 
     pub(super) fn purge_queue(&mut self, c: &PurgeQueue) -> Answer {
-        let id = self.need_queue(&c.namespace, &c.queue)?.id;
+        let queue = self.need_queue(&c.namespace, &c.queue)?;
+        let id = queue.id;
+        let now = PurgeRest {
+            queue: id,
+            below: Offset(queue.next_offset),
+        };
+        let rest = c.rest.unwrap_or(now);
+        let mut wanted = Vec::new();
+        if rest.queue == id {
+            let below = |m: &&Message| m.offset < rest.below;
+            let is_ready = |m: &&Message| m.standing == Standing::Ready;
+            let is_delayed = |m: &&Message| matches!(m.standing, Standing::Delayed { .. });
+            let standing = |m: &Message| (m.offset, m.standing);
+            let all = || queue.messages.iter().filter(below);
+            wanted.extend(all().filter(is_ready).map(standing));
+            if c.include_delayed {
+                wanted.extend(all().filter(is_delayed).map(standing));
+            }
+        }
+        let first = first_to_purge(&wanted);
+        let all = first.len() == wanted.len();
+        if !all {
+            self.reached("purges that leave a rest");
+        }
         let queue = self.queue_mut(id);
-        let before = queue.messages.len();
-        queue.messages.retain(|m| match m.standing {
-            Standing::Ready => false,
-            Standing::Delayed { .. } => !c.include_delayed,
-            Standing::Leased { .. } | Standing::Parked { .. } => true,
-        });
-        let messages = (before - queue.messages.len()) as u64;
+        queue.messages.retain(|m| !first.contains(&m.offset));
+        let messages = first.len() as u64;
         queue.tally.purged += messages;
-        Ok(Outcome::Purged { messages })
+        let rest = (!all).then_some(rest);
+        Ok(Outcome::Purged { messages, rest })
     }
+}
+
+/// Those that one command removes: so many at most, in so many neighbourhoods of one standing.
+fn first_to_purge(wanted: &[(Offset, Standing)]) -> BTreeSet<Offset> {
+    let mut first = BTreeSet::new();
+    let mut neighbourhoods = 0;
+    let mut before: Option<(Offset, Standing)> = None;
+    for &(offset, standing) in wanted {
+        let is_neighbour = before == offset.0.checked_sub(1).map(|at| (Offset(at), standing));
+        if before.is_none() || !is_neighbour {
+            neighbourhoods += 1;
+        }
+        let enough = first.len() as u64 == limits::PURGE_MESSAGES_MAX;
+        if enough || neighbourhoods > limits::PURGE_SPANS_MAX {
+            break;
+        }
+        first.insert(offset);
+        before = Some((offset, standing));
+    }
+    first
 }
 
 fn queue_answer(queue: &Queue, created: bool) -> Outcome {

@@ -4,8 +4,8 @@
 
 use ticketrail_core::command::{
     AttachConsumer, Command, CreateNamespace, CreateQueue, DetachConsumer, Entry, OpenProducer,
-    ProducerSequence, Publish, PublishRun, Receive, Settle, SettleKind, SettleRange, Stamps,
-    UpdateQueue,
+    ProducerSequence, Publish, PublishRun, PurgeQueue, Receive, Settle, SettleKind, SettleRange,
+    Stamps, UpdateQueue,
 };
 use ticketrail_core::outcome::{Outcome, Rejection};
 use ticketrail_core::{
@@ -23,7 +23,7 @@ pub type Played = Result<Coverage, Difference>;
 pub type Scene = fn() -> Played;
 
 /// All scenes, by name.
-pub const SCENES: [(&str, Scene); 8] = [
+pub const SCENES: [(&str, Scene); 9] = [
     ("all namespaces", all_namespaces),
     ("a producer that goes far", long_producer),
     ("more leases end at once than one entry may fire", flood),
@@ -35,6 +35,7 @@ pub const SCENES: [(&str, Scene); 8] = [
     ("a message that dies in many queues", many_deaths),
     ("more receive attempts than are remembered", many_attempts),
     ("memory that ends to the millisecond", exact_ends),
+    ("more than one purge may remove", large_purge),
 ];
 
 struct Stage {
@@ -106,16 +107,44 @@ impl Stage {
         self.one(receive(queue, count, attempt))
     }
 
+    /// Purges a queue to the end, while messages come.
+    fn purge(&mut self, queue: &str) -> Result<(), Difference> {
+        let mut rest = None;
+        loop {
+            let command = Command::PurgeQueue(PurgeQueue {
+                namespace: limits::DEFAULT_NAMESPACE.to_owned(),
+                queue: queue.to_owned(),
+                include_delayed: true,
+                rest,
+            });
+            match self.one(command)? {
+                Outcome::Purged { rest: None, .. } => return Ok(()),
+                Outcome::Purged { rest: left, .. } => rest = left,
+                other => return Err(format!("not purged: {other:?}")),
+            }
+            self.publish(queue, 2)?;
+        }
+    }
+
     /// Settles all that the queue has leased out.
     fn settle_all(&mut self, queue: QueueId, kind: SettleKind) -> Result<Outcome, Difference> {
+        self.settle_each(queue, |_| kind)
+    }
+
+    /// The same, the `k`-th as `kind` says.
+    fn settle_each(
+        &mut self,
+        queue: QueueId,
+        kind: impl Fn(usize) -> SettleKind,
+    ) -> Result<Outcome, Difference> {
         let messages = self.pair.model.queues[&queue].messages.iter();
         let grants = messages.filter_map(|message| message.grant(queue));
-        let ranges = grants.map(|grant| SettleRange {
+        let ranges = grants.enumerate().map(|(k, grant)| SettleRange {
             queue,
             first_offset: grant.first_offset,
             count: 1,
             first_fence: grant.first_fence,
-            kind,
+            kind: kind(k),
         });
         let ranges = ranges.collect();
         self.one(Command::Settle(Settle { ranges }))
@@ -228,6 +257,28 @@ fn flood() -> Played {
     }))?;
     stage.sleep(5_000)?;
     stage.settle_all(id, SettleKind::Ack)?;
+    Ok(stage.pair.coverage)
+}
+
+/// Many messages, then many that have no neighbours, ready or delayed; what comes after the first command
+/// stays.
+fn large_purge() -> Played {
+    let mut stage = Stage::new()?;
+    let id = stage.queue("orders", QueueSettings::default())?;
+    let thousand = |_| publish("orders", 1_000, None);
+    stage.play((0..21).map(thousand).collect())?;
+    stage.purge("orders")?;
+    for delay_ms in [None, Some(60_000)] {
+        for attempt in 0..3 {
+            stage.publish("orders", 1_000)?;
+            stage.receive("orders", 1_000, attempt)?;
+        }
+        stage.settle_each(id, |k| match k % 2 {
+            0 => SettleKind::Ack,
+            _ => SettleKind::Nack { delay_ms },
+        })?;
+        stage.purge("orders")?;
+    }
     Ok(stage.pair.coverage)
 }
 

@@ -4,20 +4,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ticketrail_proto::v1::consume_request::Frame as ToConsumer;
 use ticketrail_proto::v1::consume_response::Frame as FromConsumer;
 use ticketrail_proto::v1::publish_stream_request::Frame as ToPublisher;
 use ticketrail_proto::v1::publish_stream_response::Frame as FromPublisher;
 use ticketrail_proto::v1::{
-    ConsumeOpen, ConsumeRequest, ConsumeSettlement, PublishBatch, PublishOpen,
-    PublishStreamRequest, SettleKind, SettleOutcome,
+    ConsumeOpen, PublishBatch, PublishOpen, PublishRequest, PublishStreamRequest, SettleKind,
+    SettleOutcome,
 };
-use ticketrail_tests::cluster::consumer::{range, receive, settle};
+use ticketrail_tests::cluster::consumer::{open, range, receive, settle};
 use ticketrail_tests::cluster::producer::{batch, item, publish};
-use ticketrail_tests::cluster::{Clients, Cluster, Producer, Refused, secs, until, within};
+use ticketrail_tests::cluster::{
+    Clients, Cluster, Consumer, Producer, Refused, millis, secs, until, within,
+};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -30,8 +32,9 @@ use crate::number;
 /// Streams that the cluster is as fast with as it gets; under overload ten times as many.
 const STREAMS: usize = 8;
 const OVERLOAD: usize = 10;
-/// Callers of the unary publish that do not wait as they are told.
-const FLOODERS: usize = 32;
+/// Callers of the unary publish that do not wait as they are told: more than fit into the part of the
+/// budget that is theirs.
+const FLOODERS: usize = 120;
 const CONSUMERS: usize = 8;
 const BODY_BYTES: usize = 1_024;
 const FRAME_MESSAGES: usize = 50;
@@ -40,8 +43,14 @@ const MEMORY_BYTES_MAX: u64 = 1 << 30;
 const STUCK_PER_CONNECTION: usize = 100;
 /// Of the peak.
 const GOODPUT_PERCENT_MIN: u64 = 90;
-/// 99 of 100 refusals.
-const REFUSED_WITHIN: Duration = Duration::from_millis(50);
+/// 99 of 100 refusals, as a client sees them that is not busy making the load.
+const REFUSED_WITHIN: Duration = millis(50);
+/// Callers of each node that see it, beside the load.
+const PROBES: usize = 4;
+/// Pause of who was refused.
+const REFUSED_PAUSE: Duration = millis(20);
+/// Of all that is confirmed, by unary calls: a quarter of the budget is theirs.
+const CALLS_PERCENT_MIN: u64 = 15;
 /// Leases that one client keeps by extending them.
 const HELD: usize = 20;
 
@@ -68,10 +77,15 @@ impl Form {
 #[derive(Default)]
 struct Counts {
     confirmed: AtomicU64,
+    /// Of these, by unary calls.
+    called: AtomicU64,
     consumed: AtomicU64,
     pauses: AtomicU64,
     extended: AtomicU64,
+    /// What those saw who make the load: it holds their own waits for a processor, too.
     refused: Mutex<Vec<Duration>>,
+    /// What a client saw that is not part of it.
+    probed: Mutex<Vec<Duration>>,
     trouble: Mutex<Vec<String>>,
     stop: AtomicBool,
 }
@@ -95,8 +109,8 @@ async fn ten_times_the_load_is_refused_at_once_and_nothing_tips_over() {
         return;
     };
     let limits = format!(
-        "[limits]\nmemory_bytes_max = {MEMORY_BYTES_MAX}\npublish_bytes_max = 7340032\n\
-         connection_bytes_max = 7340032\n"
+        "[limits]\nmemory_bytes_max = {MEMORY_BYTES_MAX}\nbody_bytes_max = 65536\n\
+         batch_bytes_max = 262144\npublish_bytes_max = 5767168\n"
     );
     let cluster = Cluster::builder().alone().config(&limits).start().await;
     for queue in ["work", "held", "stuck"] {
@@ -130,21 +144,23 @@ async fn ten_times_the_load_is_refused_at_once_and_nothing_tips_over() {
         tasks.spawn(produce(node(&cluster, place), Arc::clone(&counts)));
     }
     for place in 0..FLOODERS {
-        tasks.spawn(flood(node(&cluster, place), Arc::clone(&counts)));
+        let clients = node(&cluster, place);
+        tasks.spawn(flood(clients, Arc::clone(&counts), |counts| {
+            &counts.refused
+        }));
     }
+    let probe = probe(&cluster, Arc::clone(&counts));
     sleep(secs(1)).await;
     let overload = measure(&cluster, &counts, secs(form.seconds)).await;
     counts.stop.store(true, Relaxed);
 
-    let mut refused = counts.refused.lock().await.clone();
-    refused.sort_unstable();
-    let at = |percent: usize| refused.get(refused.len().saturating_sub(1) * percent / 100);
+    probe.join().expect("the probe ends");
+
     println!("peak: {peak:?}\noverload: {overload:?}");
+    tell("by the load", &counts.refused).await;
+    let probed_p99 = tell("by the probe", &counts.probed).await;
     println!(
-        "{} refusals, p50 {:?}, p99 {:?}; {} pauses told; {} extensions",
-        refused.len(),
-        at(50),
-        at(99),
+        "{} pauses told; {} extensions",
         counts.pauses.load(Relaxed),
         counts.extended.load(Relaxed),
     );
@@ -153,8 +169,8 @@ async fn ten_times_the_load_is_refused_at_once_and_nothing_tips_over() {
     assert!(counts.extended.load(Relaxed) > 0);
     assert!(overload.confirmed_per_second * 100 >= peak.confirmed_per_second * GOODPUT_PERCENT_MIN);
     assert!(overload.resident_bytes_max <= MEMORY_BYTES_MAX / 10 * 11);
-    assert!(!refused.is_empty(), "it was no overload");
-    assert!(at(99).is_some_and(|p99| *p99 <= REFUSED_WITHIN));
+    assert!(overload.called_per_second * 100 >= overload.confirmed_per_second * CALLS_PERCENT_MIN);
+    assert!(probed_p99.expect("it was no overload") <= REFUSED_WITHIN);
     assert!(
         cluster
             .ids()
@@ -173,29 +189,49 @@ async fn ten_times_the_load_is_refused_at_once_and_nothing_tips_over() {
 #[allow(dead_code, reason = "printed")]
 struct Measured {
     confirmed_per_second: u64,
+    called_per_second: u64,
     consumed_per_second: u64,
     resident_bytes_max: u64,
 }
 
 async fn measure(cluster: &Cluster, counts: &Counts, time: Duration) -> Measured {
     let began = Instant::now();
-    let (confirmed, consumed) = (
-        counts.confirmed.load(Relaxed),
-        counts.consumed.load(Relaxed),
-    );
+    let before = [&counts.confirmed, &counts.called, &counts.consumed].map(|n| n.load(Relaxed));
     let mut resident_bytes_max = 0;
     while began.elapsed() < time {
-        sleep(Duration::from_millis(250)).await;
+        sleep(millis(250)).await;
         resident_bytes_max = resident(cluster)
             .into_iter()
             .fold(resident_bytes_max, u64::max);
     }
-    let per_second = |count: u64| (count as f64 / began.elapsed().as_secs_f64()) as u64;
+    let per_second = |now: &AtomicU64, before| {
+        let count = now.load(Relaxed) - before;
+        (count as f64 / began.elapsed().as_secs_f64()) as u64
+    };
     Measured {
-        confirmed_per_second: per_second(counts.confirmed.load(Relaxed) - confirmed),
-        consumed_per_second: per_second(counts.consumed.load(Relaxed) - consumed),
+        confirmed_per_second: per_second(&counts.confirmed, before[0]),
+        called_per_second: per_second(&counts.called, before[1]),
+        consumed_per_second: per_second(&counts.consumed, before[2]),
         resident_bytes_max,
     }
+}
+
+/// Tells how long refusals took; gives what 99 of 100 did not exceed.
+async fn tell(seen: &str, refused: &Mutex<Vec<Duration>>) -> Option<Duration> {
+    let mut refused = refused.lock().await.clone();
+    refused.sort_unstable();
+    let at = |per_mille: usize| {
+        let place = refused.len().saturating_sub(1) * per_mille / 1_000;
+        refused.get(place).copied()
+    };
+    println!(
+        "{} refusals seen {seen}: p50 {:?}, p99 {:?}, p99.9 {:?}",
+        refused.len(),
+        at(500),
+        at(990),
+        at(999),
+    );
+    at(990)
 }
 
 fn resident(cluster: &Cluster) -> Vec<u64> {
@@ -236,27 +272,17 @@ async fn stuck(cluster: &Cluster, count: usize, counts: &Arc<Counts>, tasks: &mu
     for first in (0..count).step_by(STUCK_PER_CONNECTION) {
         let clients = node(cluster, first / STUCK_PER_CONNECTION);
         for _ in first..count.min(first + STUCK_PER_CONNECTION) {
-            let (mut clients, counts) = (clients.clone(), Arc::clone(counts));
+            let (clients, counts) = (clients.clone(), Arc::clone(counts));
             tasks.spawn(async move {
-                let (frames, requests) = mpsc::channel(1);
                 let open = ConsumeOpen {
-                    queue: "stuck".to_owned(),
                     prefetch: Some(10),
-                    ..ConsumeOpen::default()
+                    ..open("stuck")
                 };
-                frames
-                    .send(consume_frame(ToConsumer::Open(open)))
-                    .await
-                    .unwrap();
-                let answers = clients
-                    .consumer
-                    .consume(ReceiverStream::new(requests))
-                    .await;
                 // Held and never read; that it stays open is all that is asked.
-                match answers {
-                    Ok(answers) => {
+                match Consumer::open(&clients, open).await {
+                    Ok(consumer) => {
                         std::future::pending::<()>().await;
-                        drop((answers, frames));
+                        drop(consumer);
                     }
                     Err(status) => counts.trouble(format!("stuck: {status}")).await,
                 }
@@ -367,9 +393,17 @@ async fn produce(mut clients: Clients, counts: Arc<Counts>) {
     sender.abort();
 }
 
+fn called() -> PublishRequest {
+    batch(vec![item("work", body()); FRAME_MESSAGES])
+}
+
 /// Asks again a moment after each refusal, whatever it is told.
-async fn flood(mut clients: Clients, counts: Arc<Counts>) {
-    let request = batch(vec![item("work", body()); FRAME_MESSAGES]);
+async fn flood(
+    mut clients: Clients,
+    counts: Arc<Counts>,
+    seen: fn(&Counts) -> &Mutex<Vec<Duration>>,
+) {
+    let request = called();
     while !counts.stopped() {
         let began = Instant::now();
         match clients
@@ -377,70 +411,72 @@ async fn flood(mut clients: Clients, counts: Arc<Counts>) {
             .publish(within(secs(20), request.clone()))
             .await
         {
-            Ok(_) => drop(counts.confirmed.fetch_add(FRAME_MESSAGES as u64, Relaxed)),
+            Ok(_) => {
+                counts.confirmed.fetch_add(FRAME_MESSAGES as u64, Relaxed);
+                counts.called.fetch_add(FRAME_MESSAGES as u64, Relaxed);
+            }
             Err(status) if Refused::from(&status).is(Code::ResourceExhausted, "OVERLOADED") => {
-                counts.refused.lock().await.push(began.elapsed());
+                seen(&counts).lock().await.push(began.elapsed());
                 if !Refused::from(&status).retry_info {
                     counts
                         .trouble("a refusal without RetryInfo".to_owned())
                         .await;
                 }
-                sleep(Duration::from_millis(20)).await;
+                sleep(REFUSED_PAUSE).await;
             }
             Err(status) => counts.trouble(format!("publish: {status}")).await,
         }
     }
 }
 
-async fn consume(mut clients: Clients, counts: Arc<Counts>) {
-    let (frames, requests) = mpsc::channel(64);
+/// Callers that have a thread of their own, as those on another machine would: the load's tasks wait for
+/// each other, which says nothing of the nodes.
+fn probe(cluster: &Cluster, counts: Arc<Counts>) -> JoinHandle<()> {
+    let addresses: Vec<_> = cluster
+        .ids()
+        .into_iter()
+        .map(|id| cluster.address(id).to_owned())
+        .collect();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let mut callers = JoinSet::new();
+            for address in addresses.iter().cycle().take(addresses.len() * PROBES) {
+                let (clients, counts) = (Clients::of(address), Arc::clone(&counts));
+                callers.spawn(flood(clients, counts, |counts| &counts.probed));
+            }
+            callers.join_all().await;
+        });
+    })
+}
+
+async fn consume(clients: Clients, counts: Arc<Counts>) {
     let open = ConsumeOpen {
-        queue: "work".to_owned(),
         prefetch: Some(1_000),
-        ..ConsumeOpen::default()
+        ..open("work")
     };
-    frames
-        .send(consume_frame(ToConsumer::Open(open)))
-        .await
-        .unwrap();
-    let answers = clients
-        .consumer
-        .consume(ReceiverStream::new(requests))
-        .await;
-    let mut answers = match answers {
-        Ok(answers) => answers.into_inner(),
+    let mut consumer = match Consumer::open(&clients, open).await {
+        Ok(consumer) => consumer,
         Err(status) => return counts.trouble(format!("consume: {status}")).await,
     };
     loop {
-        let answer = match answers.message().await {
-            Ok(Some(answer)) => answer,
+        let deliveries = match consumer.frame().await {
+            Ok(Some(FromConsumer::Deliveries(deliveries))) => deliveries.deliveries,
+            Ok(Some(_)) => continue,
             Ok(None) => return,
             Err(status) => return counts.trouble(format!("consume: {status}")).await,
         };
-        let Some(FromConsumer::Deliveries(deliveries)) = answer.frame else {
-            continue;
-        };
-        let ids = deliveries
-            .deliveries
-            .iter()
-            .map(|delivery| delivery.delivery_id);
+        let ids = deliveries.iter().map(|delivery| delivery.delivery_id);
         let (Some(first), Some(last)) = (ids.clone().min(), ids.max()) else {
             continue;
         };
         counts.consumed.fetch_add(last - first + 1, Relaxed);
-        let settlement = ConsumeSettlement {
-            ranges: vec![range(first, last, SettleKind::Ack)],
-        };
-        if frames
-            .send(consume_frame(ToConsumer::Settlement(settlement)))
-            .await
-            .is_err()
-        {
+        let acks = vec![range(first, last, SettleKind::Ack)];
+        if consumer.settle(acks).await.is_err() {
             return;
         }
     }
-}
-
-fn consume_frame(frame: ToConsumer) -> ConsumeRequest {
-    ConsumeRequest { frame: Some(frame) }
 }

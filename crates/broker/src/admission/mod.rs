@@ -11,6 +11,7 @@
 mod budget;
 mod limit;
 mod pressure;
+mod publish_budget;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub use budget::{Budget, Share};
 pub use limit::{Bound, RefusalCounts};
 pub use pressure::Blocked;
 use pressure::{Pressure, Watermark};
+pub use publish_budget::{PublishBudget, Purse};
 
 /// The marks are left at this part of what reaches them.
 const LEFT_AT_PERCENT: u64 = 90;
@@ -92,7 +94,7 @@ pub struct Level {
 pub struct Admission {
     config: AdmissionConfig,
     /// Bytes of publishes under way.
-    pub publish: Budget,
+    pub publish: PublishBudget,
     /// Bytes of all other requests under way.
     pub reserved: Budget,
     publish_streams: Budget,
@@ -132,7 +134,7 @@ impl Admission {
             lag_entries: 0,
         };
         Self {
-            publish: Budget::new(config.publish_bytes_max),
+            publish: PublishBudget::new(config.publish_bytes_max),
             reserved: Budget::new(config.reserved_bytes_max),
             publish_streams: Budget::new(config.publish_streams_max),
             consumers: Budget::new(config.consumers_max),
@@ -263,7 +265,7 @@ impl Admission {
     pub fn level(&self, bound: Bound) -> Option<Level> {
         let taken = |budget: &Budget| (budget.used(), u64::from(budget.max()));
         let (used, max) = match bound {
-            Bound::PublishBytes => taken(&self.publish),
+            Bound::PublishBytes => (self.publish.used(), self.publish.max()),
             Bound::ReservedBytes => taken(&self.reserved),
             Bound::PublishStreams => taken(&self.publish_streams),
             Bound::Consumers => taken(&self.consumers),

@@ -129,6 +129,29 @@ mod tests {
     }
 
     #[test]
+    fn one_queue_too_many_is_refused_until_another_is_deleted() {
+        let mut script = Script::new();
+        let settings = QueueSettings::default;
+        for place in 0..limits::QUEUES_MAX {
+            script.run(create(&std::format!("q{place}"), settings()));
+        }
+        let too_many = Rejection::TooMany {
+            what: "queues",
+            limit: limits::QUEUES_MAX as u64,
+        };
+        assert_eq!(script.refused(create("more", settings())), too_many);
+        let again = script.run(create("q0", settings()));
+        assert!(matches!(again, Outcome::Queue { created: false, .. }));
+        script.run(Command::DeleteQueue(crate::command::DeleteQueue {
+            namespace: "default".into(),
+            queue: "q0".into(),
+            if_empty: true,
+        }));
+        script.run(create("more", settings()));
+        assert_eq!(script.refused(create("q0", settings())), too_many);
+    }
+
+    #[test]
     fn settings_out_of_bounds_are_named() {
         let backoff = |base_ms, factor_percent, max_ms, jitter_percent| QueueSettings {
             retry_backoff: Some(RetryBackoff {

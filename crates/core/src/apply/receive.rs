@@ -24,7 +24,7 @@ impl State {
             let grants = queue.grants_of_attempt(attempt);
             return Ok(Outcome::Received { grants });
         }
-        if queue.settings.paused || queue.ready.count() == 0 {
+        if queue.settings.paused || queue.ready.len() == 0 {
             let grants = Vec::new();
             return Ok(Outcome::Received { grants });
         }

@@ -180,6 +180,10 @@ impl Generator {
                 namespace: self.namespace(),
                 queue: self.queue(),
                 include_delayed: self.random.one_in(2),
+                rest: self.random.one_in(3).then(|| PurgeRest {
+                    queue: QueueId(self.number(6)),
+                    below: Offset(self.number(60)),
+                }),
             }),
             96..=97 => Command::CreateNamespace(CreateNamespace {
                 namespace: self.random.pick(&["n", "n", "default", ""]).into(),

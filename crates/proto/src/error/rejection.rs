@@ -1,6 +1,11 @@
+use std::time::Duration;
+
 use ticketrail_core::Rejection;
 
 use super::{Problem, Reason};
+
+/// What there is too many of goes by somebody's deed, not by itself in a moment.
+const TOO_MANY_RETRY: Duration = Duration::from_secs(60);
 
 /// What the state machine refuses, in a client's words.
 impl From<&Rejection> for Problem {
@@ -126,6 +131,7 @@ fn too_many(what: &str, limit: u64) -> Problem {
     )
     .with("limit", limit)
     .quota(what, format!("at most {limit} {what} in a cluster"))
+    .retry_after(TOO_MANY_RETRY)
 }
 
 fn producer_problem(rejection: &Rejection) -> Problem {
@@ -188,6 +194,29 @@ mod tests {
             subjects,
             ["settings.lease_duration", "settings.dead_letter"]
         );
+    }
+
+    #[test]
+    fn too_many_names_the_limit_and_when_to_come_back() {
+        for (what, reason) in [
+            ("namespaces", "TOO_MANY_NAMESPACES"),
+            ("queues", "TOO_MANY_QUEUES"),
+            ("producers", "TOO_MANY_PRODUCERS"),
+            ("nodes", "TOO_MANY_NODES"),
+            ("sessions", "TOO_MANY_SESSIONS"),
+        ] {
+            let status: Status = Problem::from(&Rejection::TooMany { what, limit: 7 }).into();
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!(
+                (info.reason.as_str(), info.metadata["limit"].as_str()),
+                (reason, "7")
+            );
+            let retry = status.get_details_retry_info().unwrap();
+            assert_eq!(retry.retry_delay, Some(TOO_MANY_RETRY));
+            let quota = status.get_details_quota_failure().unwrap();
+            assert_eq!(quota.violations[0].subject, what);
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@ use prost::Message as _;
 use ticketrail_core::command::{
     AdmitNode, AttachConsumer, Bootstrap, CreateNamespace, CreateQueue, DeleteNamespace,
     DeleteQueue, DetachConsumer, NodeBooted, OpenProducer, ProducerSequence, Publish, PublishRun,
-    PurgeQueue, Receive, RetireNode, SessionsLost, SetPrefetch, SetVersion, Settle, SettleKind,
-    SettleRange, UpdateQueue,
+    PurgeQueue, PurgeRest, Receive, RetireNode, SessionsLost, SetPrefetch, SetVersion, Settle,
+    SettleKind, SettleRange, UpdateQueue,
 };
 use ticketrail_core::{
     BootId, Command, DiskId, Fence, NodeId, Offset, ProducerId, QueueId, SessionId,
@@ -125,6 +125,10 @@ fn kind_of(command: &Command, messages: &[Bytes]) -> Kind {
             namespace: c.namespace.clone(),
             queue: c.queue.clone(),
             include_delayed: c.include_delayed,
+            rest: c.rest.map(|rest| store::PurgeRest {
+                queue_id: rest.queue.0,
+                below: rest.below.0,
+            }),
         }),
         Command::OpenProducer(c) => Kind::OpenProducer(store::OpenProducer {
             namespace: c.namespace.clone(),
@@ -254,6 +258,10 @@ pub(crate) fn command_from(stored: store::Command) -> Result<Command, DecodeErro
             namespace: c.namespace,
             queue: c.queue,
             include_delayed: c.include_delayed,
+            rest: c.rest.map(|rest| PurgeRest {
+                queue: QueueId(rest.queue_id),
+                below: Offset(rest.below),
+            }),
         }),
         Kind::OpenProducer(c) => Command::OpenProducer(OpenProducer {
             namespace: c.namespace,

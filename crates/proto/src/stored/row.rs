@@ -11,10 +11,10 @@ use ticketrail_core::{
 
 use super::error::{DecodeError, required};
 use super::parts::{id128, id128_from, owner, owner_from};
+use super::row_columns::{runs, runs_from, spans, spans_from};
 use super::row_parts::{
     body, body_from, counters, counters_from, death, death_from, reason, reason_from,
 };
-use super::row_runs::{runs, runs_from};
 use crate::store;
 use crate::store::row::Kind;
 
@@ -72,6 +72,7 @@ pub fn encode_row(row: &Row) -> Vec<u8> {
         }),
         Row::Attempt(row) => Kind::Attempt(attempt(row)),
         Row::Runs(all) => Kind::Runs(runs(all)),
+        Row::Spans(all) => Kind::Spans(spans(all)),
         Row::Node(row) => Kind::Node(store::NodeRow {
             disk_id: Some(id128(row.disk.0)),
             retired: row.retired,
@@ -208,6 +209,7 @@ pub fn decode_row(bytes: &[u8]) -> Result<Row, DecodeError> {
         }),
         Kind::Attempt(row) => Row::Attempt(attempt_from(row)),
         Kind::Runs(row) => Row::Runs(runs_from(&row)?),
+        Kind::Spans(row) => Row::Spans(spans_from(&row)?),
         Kind::Node(row) => Row::Node(NodeRow {
             disk: DiskId(id128_from(required(row.disk_id, "NodeRow.disk_id")?)),
             retired: row.retired,

@@ -23,6 +23,10 @@ const SETTLED: u8 = 14;
 const ATTEMPT: u8 = 15;
 const RUNS: u8 = 16;
 const NODE: u8 = 17;
+const READY_SPANS: u8 = 18;
+const RETURNED_SPANS: u8 = 19;
+const DELAYED_SPANS: u8 = 20;
+const SETTLED_SPANS: u8 = 21;
 
 /// The key's bytes. They sort as the keys do.
 #[must_use]
@@ -47,6 +51,12 @@ pub fn encode_row_key(key: &RowKey) -> Vec<u8> {
         RowKey::Attempt(queue, number) => numbers(ATTEMPT, &[queue.0, *number]),
         RowKey::Runs(queue, offset) => numbers(RUNS, &[queue.0, offset.0]),
         RowKey::Node(node) => numbers(NODE, &[node.0]),
+        RowKey::ReadySpans(queue, offset) => numbers(READY_SPANS, &[queue.0, offset.0]),
+        RowKey::ReturnedSpans(queue, offset) => numbers(RETURNED_SPANS, &[queue.0, offset.0]),
+        RowKey::DelayedSpans(queue, offset) => numbers(DELAYED_SPANS, &[queue.0, offset.0]),
+        RowKey::SettledSpans(queue, bucket, offset) => {
+            numbers(SETTLED_SPANS, &[queue.0, *bucket, offset.0])
+        }
     }
 }
 
@@ -68,9 +78,13 @@ pub fn decode_row_key(bytes: &[u8]) -> Result<RowKey, DecodeError> {
         PRODUCER_CHUNK => RowKey::ProducerChunk(ProducerId(id(rest)?), number(rest)?),
         QUEUE => RowKey::Queue(QueueId(number(rest)?)),
         SESSION => RowKey::Session(SessionId(id(rest)?)),
-        SETTLED => {
+        SETTLED | SETTLED_SPANS => {
             let (queue, bucket) = (QueueId(number(rest)?), number(rest)?);
-            RowKey::Settled(queue, bucket, Offset(number(rest)?))
+            let settled = match *kind {
+                SETTLED => RowKey::Settled,
+                _ => RowKey::SettledSpans,
+            };
+            settled(queue, bucket, Offset(number(rest)?))
         }
         ATTEMPT => RowKey::Attempt(QueueId(number(rest)?), number(rest)?),
         NODE => RowKey::Node(NodeId(number(rest)?)),
@@ -92,6 +106,9 @@ fn by_offset(kind: u8) -> Option<fn(QueueId, Offset) -> RowKey> {
         PARKED => RowKey::Parked,
         DEATHS => RowKey::Deaths,
         RUNS => RowKey::Runs,
+        READY_SPANS => RowKey::ReadySpans,
+        RETURNED_SPANS => RowKey::ReturnedSpans,
+        DELAYED_SPANS => RowKey::DelayedSpans,
         _ => return None,
     })
 }

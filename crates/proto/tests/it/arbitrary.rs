@@ -166,13 +166,20 @@ fn topology() -> impl Strategy<Value = Command> {
                 if_empty,
             })
         }),
-        (names(), any::<bool>()).prop_map(|((namespace, queue), include_delayed)| {
-            Command::PurgeQueue(PurgeQueue {
-                namespace,
-                queue,
-                include_delayed,
-            })
-        }),
+        (names(), any::<bool>(), of(any::<(u64, u64)>())).prop_map(
+            |((namespace, queue), include_delayed, rest)| {
+                let rest = rest.map(|(queue, below)| PurgeRest {
+                    queue: QueueId(queue),
+                    below: Offset(below),
+                });
+                Command::PurgeQueue(PurgeQueue {
+                    namespace,
+                    queue,
+                    include_delayed,
+                    rest,
+                })
+            }
+        ),
         (name(), of(name()), any::<u128>()).prop_map(|(namespace, name, id)| {
             Command::OpenProducer(OpenProducer {
                 namespace,
@@ -289,6 +296,10 @@ pub(crate) fn row_key() -> BoxedStrategy<RowKey> {
         at().prop_map(|(queue, offset)| RowKey::Parked(queue, offset)),
         at().prop_map(|(queue, offset)| RowKey::Deaths(queue, offset)),
         (at(), number()).prop_map(|((queue, at), bucket)| RowKey::Settled(queue, bucket, at)),
+        at().prop_map(|(queue, offset)| RowKey::ReadySpans(queue, offset)),
+        at().prop_map(|(queue, offset)| RowKey::ReturnedSpans(queue, offset)),
+        at().prop_map(|(queue, offset)| RowKey::DelayedSpans(queue, offset)),
+        (at(), number()).prop_map(|((queue, at), bucket)| RowKey::SettledSpans(queue, bucket, at)),
         (number(), number()).prop_map(|(queue, n)| RowKey::Attempt(QueueId(queue), n)),
         number().prop_map(|node| RowKey::Node(NodeId(node))),
     ]
@@ -477,6 +488,10 @@ fn message_row() -> impl Strategy<Value = Row> {
         run().prop_map(Row::Run),
         runs(),
         any::<u64>().prop_map(Row::Ready),
+        vec((any::<u8>(), 1..=u64::MAX, any::<u64>()), 0..4).prop_map(|pieces| {
+            let piece = |(at, count, value)| Piece { at, count, value };
+            Row::Spans(pieces.into_iter().map(piece).collect())
+        }),
         lease.prop_map(|(count, fence, session, deadline, delivery_count)| {
             Row::Lease(LeaseRow {
                 count,

@@ -224,6 +224,7 @@ pub(crate) fn commands() -> Vec<(&'static str, Command, Vec<Bytes>)> {
                 namespace: namespace(),
                 queue: queue(),
                 include_delayed: true,
+                rest: None,
             }),
         ),
         (
@@ -302,7 +303,17 @@ pub(crate) fn newer_commands() -> Vec<(&'static str, Command, Vec<Bytes>)> {
         disk: DiskId(ID),
     };
     let retire = RetireNode { node: NodeId(4) };
+    let purge = PurgeQueue {
+        namespace: "shop".to_owned(),
+        queue: "orders".to_owned(),
+        include_delayed: true,
+        rest: Some(PurgeRest {
+            queue: QueueId(7),
+            below: Offset(1_000),
+        }),
+    };
     vec![
+        ("purge_rest", Command::PurgeQueue(purge), Vec::new()),
         ("admit_node", Command::AdmitNode(admit), Vec::new()),
         ("retire_node", Command::RetireNode(retire), Vec::new()),
     ]
@@ -468,7 +479,31 @@ pub(crate) fn rows() -> Vec<(&'static str, RowKey, Row)> {
             RowKey::Attempt(queue, 6),
             Row::Attempt(attempt()),
         ),
+        (
+            "spans",
+            RowKey::ReadySpans(queue, Offset(256)),
+            Row::Spans(vec![piece(0, 1, 0), piece(2, 1, 0), piece(255, 1_000, 0)]),
+        ),
+        (
+            "returned_spans",
+            RowKey::ReturnedSpans(queue, Offset(256)),
+            Row::Spans(vec![piece(4, 2, 3), piece(6, 1, 1)]),
+        ),
+        (
+            "delayed_spans",
+            RowKey::DelayedSpans(queue, Offset(0)),
+            Row::Spans(vec![piece(9, 1, 200_000)]),
+        ),
+        (
+            "settled_spans",
+            RowKey::SettledSpans(queue, 12, Offset(512)),
+            Row::Spans(vec![piece(0, 20, 99), piece(30, 1, u64::MAX)]),
+        ),
     ]
+}
+
+fn piece(at: u8, count: u64, value: u64) -> Piece {
+    Piece { at, count, value }
 }
 
 fn meta() -> MetaRow {

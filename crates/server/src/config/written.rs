@@ -123,9 +123,9 @@ pub struct WrittenLimits {
     pub apply_lag_entries_max: Option<u32>,
     /// Connections of clients (default 16,384).
     pub connections_max: Option<u32>,
-    /// Open publish streams (default 8,192).
+    /// Open publish streams (default 8,192, or as many as the memory allows).
     pub publish_streams_max: Option<u32>,
-    /// Open consume streams (default 16,384).
+    /// Open consume streams (default 16,384, or as many as the memory allows).
     pub consumers_max: Option<u32>,
     /// Calls that wait for messages (default 16,384).
     pub long_polls_max: Option<u32>,

@@ -94,9 +94,9 @@ where
             let body = call.watch(&parts.headers, body);
             return Box::pin(async move { Ok(Response::from_parts(parts, body)) });
         }
-        let connection = request.extensions().get::<Connection>();
-        let connection = connection.map(|connection| connection.publish.clone());
         let (parts, body) = request.into_parts();
+        let connection = parts.extensions.get::<Connection>();
+        let connection = connection.map(|connection| &connection.publish);
         let path = parts.uri.path();
         let (body, shares) = counted::count(path, body, admission, connection, *request_bytes_max);
         let mut request = Request::from_parts(parts, body);

@@ -3,9 +3,12 @@
 //! A gRPC message begins with five bytes, the last four of which are its length. When they have
 //! come, the share of the budgets is taken; only then do they, and what follows them, reach the
 //! decoder. A unary call that finds no room is refused at once; a stream waits, unread, so that
-//! HTTP/2's flow control holds its client back.
+//! HTTP/2's flow control holds its client back. What is unread is bounded by the streams' windows
+//! ([`crate::limits::STREAM_WINDOW_BYTES`]). A message whose rest does not come holds its share for
+//! [`crate::limits::CALL_TIME_MAX`] at most: then its stream ends, as a call would.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -14,11 +17,14 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body::{Frame, SizeHint};
-use ticketrail_broker::{Admission, Bound, Budget, Share};
+use ticketrail_broker::{Admission, Bound, PublishBudget, Purse, Share};
+use ticketrail_proto::error::{Problem, Reason};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
+
+use crate::limits;
 
 const PUBLISH: &str = "/ticketrail.v1.PublisherService/Publish";
 const PUBLISH_STREAM: &str = "/ticketrail.v1.PublisherService/PublishStream";
@@ -83,8 +89,8 @@ impl MessageShares {
 /// The budgets that a call's messages are counted in.
 #[derive(Clone, Debug)]
 struct Budgets {
-    node: Budget,
-    connection: Option<Budget>,
+    node: Purse,
+    connection: Option<Purse>,
     admission: Arc<Admission>,
     is_publish: bool,
 }
@@ -92,7 +98,7 @@ struct Budgets {
 impl Budgets {
     fn try_take(&self, bytes: usize) -> Result<MessageShare, Bound> {
         let connection = match &self.connection {
-            Some(budget) => Some(budget.try_take(bytes).ok_or(Bound::ConnectionBytes)?),
+            Some(purse) => Some(purse.try_take(bytes).ok_or(Bound::ConnectionBytes)?),
             None => None,
         };
         let bound = match self.is_publish {
@@ -107,7 +113,7 @@ impl Budgets {
 
     async fn take(self, bytes: usize) -> MessageShare {
         let connection = match &self.connection {
-            Some(budget) => Some(budget.take(bytes).await),
+            Some(purse) => Some(purse.take(bytes).await),
             None => None,
         };
         MessageShare {
@@ -117,11 +123,11 @@ impl Budgets {
     }
 
     fn refuse(&self, bound: Bound) -> Status {
-        let budget = match (bound, &self.connection) {
+        let purse = match (bound, &self.connection) {
             (Bound::ConnectionBytes, Some(connection)) => connection,
             _ => &self.node,
         };
-        let problem = self.admission.refuse(bound, budget.retry_after());
+        let problem = self.admission.refuse(bound, purse.retry_after());
         problem.into_status()
     }
 }
@@ -132,22 +138,26 @@ pub(crate) fn count(
     path: &str,
     body: Body,
     admission: &Arc<Admission>,
-    connection: Option<Budget>,
+    connection: Option<&PublishBudget>,
     message_bytes_max: usize,
 ) -> (Body, MessageShares) {
     let shares = MessageShares::new();
     if !path.starts_with(OURS) {
         return (body, shares);
     }
-    let is_publish = matches!(path, PUBLISH | PUBLISH_STREAM);
+    let purse: Option<fn(&PublishBudget) -> Purse> = match path {
+        PUBLISH => Some(PublishBudget::of_calls),
+        PUBLISH_STREAM => Some(PublishBudget::of_streams),
+        _ => None,
+    };
     let budgets = Budgets {
-        node: match is_publish {
-            true => admission.publish.clone(),
-            false => admission.reserved.clone(),
-        },
-        connection: connection.filter(|_| is_publish),
+        node: purse.map_or_else(
+            || admission.reserved.clone().into(),
+            |purse| purse(&admission.publish),
+        ),
+        connection: purse.zip(connection).map(|(purse, budget)| purse(budget)),
         admission: Arc::clone(admission),
-        is_publish,
+        is_publish: purse.is_some(),
     };
     let counted = Counted {
         inner: body,
@@ -156,6 +166,7 @@ pub(crate) fn count(
         message_bytes_max,
         shares: shares.clone(),
         left: 0,
+        whole_by: None,
         header: Vec::with_capacity(HEADER_BYTES),
         chunk: Bytes::new(),
         taking: None,
@@ -177,6 +188,8 @@ struct Counted {
     shares: MessageShares,
     /// Bytes of the current message that are still to come.
     left: usize,
+    /// When they must have come; set while they are waited for.
+    whole_by: Option<Pin<Box<Sleep>>>,
     /// The bytes of a header that are here already and were not handed on.
     header: Vec<u8>,
     /// Came and was not handed on.
@@ -201,6 +214,9 @@ impl Counted {
             let body = self.left.min(self.chunk.len() - at);
             at += body;
             self.left -= body;
+            if self.left == 0 {
+                self.whole_by = None;
+            }
             let rest = &self.chunk[at..];
             if rest.is_empty() {
                 break;
@@ -249,6 +265,22 @@ impl Counted {
         Ok(None)
     }
 
+    /// Nothing came: a message that has begun must be whole in time, as its share is held.
+    fn poll_patience<T>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        if self.left == 0 {
+            return Poll::Pending;
+        }
+        let limit = limits::CALL_TIME_MAX;
+        let whole_by = self.whole_by.get_or_insert_with(|| Box::pin(sleep(limit)));
+        whole_by.as_mut().poll(cx).map(|()| {
+            let message =
+                format!("a message was begun, and the rest of it did not come within {limit:?}");
+            Some(Err(
+                Problem::new(Reason::DeadlinePassed, message).into_status()
+            ))
+        })
+    }
+
     fn header_goes(&mut self, length: usize) -> Bytes {
         self.left = length;
         Bytes::from(std::mem::take(&mut self.header))
@@ -283,7 +315,7 @@ impl http_body::Body for Counted {
             }
             if self.chunk.is_empty() {
                 let Poll::Ready(next) = Pin::new(&mut self.inner).poll_frame(cx) else {
-                    return Poll::Pending;
+                    return self.poll_patience(cx);
                 };
                 match next.map(|next| next.map(Frame::into_data)) {
                     Some(Ok(Ok(data))) => self.chunk = data,
@@ -402,7 +434,7 @@ mod tests {
     fn a_stream_waits_for_room_and_loses_nothing() {
         let sent: Vec<u8> = [60, 60, 30].into_iter().flat_map(message).collect();
         for cut in [1, 7, 64, 1_000] {
-            let admission = admission(100);
+            let admission = admission(120);
             let chunks = sent.chunks(cut).map(Bytes::copy_from_slice).collect();
             let (mut body, shares) = body(PUBLISH_STREAM, &admission, chunks);
             let first = at_once(&mut body);
@@ -423,41 +455,80 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_refused_at_once_and_says_when_to_come_back() {
-        let admission = admission(100);
-        let held = admission.publish.try_take(90).unwrap();
-        let chunks = vec![Bytes::from(message(60))];
-        let (mut refused, _shares) = body(PUBLISH, &admission, chunks);
+        let admission = admission(400);
+        let held = admission.publish.of_streams().try_take(300).unwrap();
+        let chunks = || vec![Bytes::from(message(60))];
+        let (mut stream, _stream) = body(PUBLISH_STREAM, &admission, chunks());
+        assert!(at_once(&mut stream).is_empty(), "it waits");
+        // Calls do not wait behind it: a part is theirs.
+        let (mut call, call_shares) = body(PUBLISH, &admission, chunks());
+        assert_eq!(at_once(&mut call).len(), 65);
+        let (mut refused, _refused) = body(PUBLISH, &admission, chunks());
         let status = next(&mut refused).await.unwrap().unwrap_err();
         assert_eq!(reason_of(&status), Some(Reason::Overloaded));
         assert!(retry_after_of(&status).is_some());
         assert_eq!(admission.refusals().of(Bound::PublishBytes), 1);
+        drop(call_shares.next());
+        let (mut again, _again) = body(PUBLISH, &admission, chunks());
+        assert_eq!(at_once(&mut again).len(), 65, "there is room again");
         // Settles have a budget of their own.
-        let chunks = vec![Bytes::from(message(60))];
-        let (mut settle, _) = body("/ticketrail.v1.ConsumerService/Settle", &admission, chunks);
+        let (mut settle, _settle) = body(
+            "/ticketrail.v1.ConsumerService/Settle",
+            &admission,
+            chunks(),
+        );
         assert_eq!(at_once(&mut settle).len(), 65);
-        drop((held, refused, settle));
+        drop((held, stream, again, settle));
+        drop((_stream, _again, _settle));
         assert_eq!(
             (admission.publish.used(), admission.reserved.used()),
             (0, 0)
         );
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_message_whose_rest_does_not_come_ends_its_stream_and_holds_nothing() {
+        for path in [PUBLISH_STREAM, CONSUME] {
+            let admission = admission(200);
+            let begun = Bytes::from([message(40), message(100)[..60].to_vec()].concat());
+            let inner = Chunks(stream::iter([begun]).chain(stream::pending()));
+            let (mut body, shares) = count(path, Body::new(inner), &admission, None, 1_000);
+            assert_eq!(at_once(&mut body).len(), 45 + 60);
+            let began = Instant::now();
+            let status = next(&mut body).await.unwrap().unwrap_err();
+            assert_eq!(reason_of(&status), Some(Reason::DeadlinePassed));
+            assert_eq!(began.elapsed(), limits::CALL_TIME_MAX);
+            drop((body, shares));
+            let used = (admission.publish.used(), admission.reserved.used());
+            assert_eq!(used, (0, 0), "{path}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_messages_a_stream_may_be_silent_for_ever() {
+        let admission = admission(200);
+        let later = stream::once(async {
+            tokio::time::sleep(limits::CALL_TIME_MAX * 10).await;
+            Bytes::from(message(30))
+        });
+        let inner = Chunks(Box::pin(
+            stream::iter([Bytes::from(message(40))]).chain(later),
+        ));
+        let (mut body, _shares) = count(CONSUME, Body::new(inner), &admission, None, 1_000);
+        assert_eq!(at_once(&mut body).len(), 45);
+        assert_eq!(next(&mut body).await.unwrap().unwrap().len(), 35);
+    }
+
     #[test]
     fn a_stream_that_is_dropped_while_it_waits_holds_nothing() {
         let admission = admission(100);
-        let connection = Budget::new(80);
+        let connection = PublishBudget::new(104);
         let chunks = vec![Bytes::from([message(70), message(70)].concat())];
         let inner = Body::new(Chunks(stream::iter(chunks)));
-        let (mut body, shares) = count(
-            PUBLISH_STREAM,
-            inner,
-            &admission,
-            Some(connection.clone()),
-            1_000,
-        );
+        let (mut body, shares) = count(PUBLISH_STREAM, inner, &admission, Some(&connection), 1_000);
         assert_eq!(at_once(&mut body).len(), 75);
         // What waits is given what there is, until there is enough.
-        assert_eq!((admission.publish.used(), connection.used()), (70, 80));
+        assert_eq!((admission.publish.used(), connection.used()), (70, 78));
         drop((body, shares));
         assert_eq!((admission.publish.used(), connection.used()), (0, 0));
     }

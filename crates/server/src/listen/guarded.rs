@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use ticketrail_broker::{Admission, Bound, Budget};
+use ticketrail_broker::{Admission, Bound, PublishBudget};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,7 +35,7 @@ pub(crate) struct Guarded {
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     /// Bytes of publishes.
-    pub(crate) publish: Budget,
+    pub(crate) publish: PublishBudget,
 }
 
 /// What a listener lets in.
@@ -113,7 +113,7 @@ impl Lobby {
             killed: Box::pin(self.kill.clone().cancelled_owned()),
             greeting: Some(Greeting { bytes: 0, deadline }),
             connection: Connection {
-                publish: Budget::new(door.connection_bytes_max),
+                publish: PublishBudget::new(door.connection_bytes_max),
             },
             _room: permit,
             _counted: door.counts.accept(),

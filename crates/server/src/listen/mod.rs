@@ -13,11 +13,23 @@ use tonic::transport::Server;
 
 use crate::limits;
 
-/// A gRPC server with our windows, pings and bounds, the same for clients and for peers.
-pub(crate) fn server() -> Server {
+/// A gRPC server for clients, with our windows, pings and bounds.
+pub(crate) fn client_server() -> Server {
+    server(limits::STREAM_WINDOW_BYTES, limits::CONNECTION_WINDOW_BYTES)
+}
+
+/// The same for peers.
+pub(crate) fn peer_server() -> Server {
+    server(
+        limits::PEER_STREAM_WINDOW_BYTES,
+        limits::PEER_CONNECTION_WINDOW_BYTES,
+    )
+}
+
+fn server(stream_window_bytes: u32, connection_window_bytes: u32) -> Server {
     Server::builder()
-        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(stream_window_bytes)
+        .initial_connection_window_size(connection_window_bytes)
         .max_concurrent_streams(limits::CONNECTION_STREAMS_MAX)
         .http2_max_header_list_size(limits::METADATA_BYTES_MAX)
         .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))

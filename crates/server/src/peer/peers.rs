@@ -254,8 +254,8 @@ impl PeerLink {
             .map_err(|error| format!("`{address}` is no address of a peer: {error}"))?
             .connect_timeout(limits::PEER_CONNECT_WAIT_MAX)
             .tcp_nodelay(true)
-            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(limits::PEER_KEEPALIVE)
             .keep_alive_timeout(limits::PEER_KEEPALIVE)
             .keep_alive_while_idle(true);

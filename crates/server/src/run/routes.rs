@@ -14,7 +14,7 @@ use tower::layer::util::{Identity, Stack};
 
 use super::RunError;
 use crate::limits;
-use crate::listen::{CallLayer, server};
+use crate::listen::{CallLayer, client_server};
 use crate::node::SharedNode;
 use crate::services;
 
@@ -33,7 +33,7 @@ pub(super) fn routes(
                 .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
         };
     }
-    let mut routes = server()
+    let mut routes = client_server()
         .layer(CallLayer {
             calls: Arc::clone(&node.calls),
             admission: Arc::clone(node.broker.admission()),

@@ -22,7 +22,7 @@ use super::{Listeners, Machine, RunError, standing};
 use crate::alone::Alone;
 use crate::config::{Entrance, OverloadLimits, ServerConfig};
 use crate::limits;
-use crate::listen::{Door, accept, server};
+use crate::listen::{Door, accept, peer_server};
 use crate::machine;
 use crate::metrics::Watched;
 use crate::node::{Node, SharedNode};
@@ -204,7 +204,7 @@ impl Running {
         let peer_service = PeerServiceServer::new(endpoint)
             .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
-        let peers = server()
+        let peers = peer_server()
             .add_service(peer_service)
             .serve_with_incoming_shutdown(
                 accept(listeners.peers, self.kill.clone(), peer_door),

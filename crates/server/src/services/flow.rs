@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ticketrail_broker::{Admission, Blocked, Budget};
+use ticketrail_broker::{Admission, Blocked, Purse};
 use ticketrail_proto::error::Reason;
 use ticketrail_proto::v1;
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ pub(super) struct Flow {
     blocked: watch::Receiver<Option<Blocked>>,
     /// Since when the stream's next message waits for room.
     waiting: watch::Receiver<Option<Instant>>,
-    budget: Budget,
+    purse: Purse,
     /// When the client is told again, while it is told to pause.
     again_at: Option<Instant>,
 }
@@ -29,7 +29,7 @@ impl Flow {
         Self {
             blocked: admission.blocked(),
             waiting: shares.waiting(),
-            budget: admission.publish.clone(),
+            purse: admission.publish.of_streams(),
             again_at: None,
         }
     }
@@ -77,7 +77,7 @@ impl Flow {
             return Some(blocked.retry_after());
         }
         let told_at = self.waiting_told_at()?;
-        (told_at <= now).then(|| self.budget.retry_after())
+        (told_at <= now).then(|| self.purse.retry_after())
     }
 
     fn waiting_told_at(&self) -> Option<Instant> {

@@ -3,8 +3,8 @@
 use ticketrail_core::command::{
     AdmitNode, AttachConsumer, Bootstrap, Command, CreateNamespace, CreateQueue, DeleteNamespace,
     DeleteQueue, DetachConsumer, Entry, NodeBooted, OpenProducer, ProducerSequence, Publish,
-    PublishRun, PurgeQueue, Receive, RetireNode, SessionsLost, SetPrefetch, SetVersion, Settle,
-    SettleKind, SettleRange, Stamps, UpdateQueue,
+    PublishRun, PurgeQueue, PurgeRest, Receive, RetireNode, SessionsLost, SetPrefetch, SetVersion,
+    Settle, SettleKind, SettleRange, Stamps, UpdateQueue,
 };
 use ticketrail_core::{
     BootId, DeadLetter, DiskId, Fence, LeaseTime, NodeId, Offset, Owner, ProducerId, QueueChanges,
@@ -184,6 +184,10 @@ fn command(dice: &mut Dice) -> Command {
             namespace: name(dice),
             queue: name(dice),
             include_delayed: coin(dice),
+            rest: dice.maybe(2, |dice| PurgeRest {
+                queue: QueueId(number(dice)),
+                below: Offset(number(dice)),
+            }),
         }),
         9 => Command::OpenProducer(OpenProducer {
             namespace: name(dice),

@@ -1,10 +1,10 @@
-//! Rows of a checkpoint: what messages are, in columns.
+//! Rows of a checkpoint in columns: what messages are, and what neighbours have in common.
 
-use ticketrail_core::row::{RunRow, RunSeries};
+use ticketrail_core::row::{Piece, RunRow, RunSeries};
 use ticketrail_core::{BodyRef, MessageId, Position, WallTime};
 
 use super::error::DecodeError;
-use crate::store::RunsRow;
+use crate::store::{RunsRow, SpansRow};
 
 pub(super) fn runs(all: &[RunSeries]) -> RunsRow {
     let mut row = RunsRow::default();
@@ -47,6 +47,10 @@ fn leave_out_zeros<T: Default + PartialEq>(column: &mut Vec<T>) {
 }
 
 pub(super) fn runs_from(row: &RunsRow) -> Result<Vec<RunSeries>, DecodeError> {
+    read_runs(row).ok_or(DecodeError::OutOfRange { field: "RunsRow" })
+}
+
+fn read_runs(row: &RunsRow) -> Option<Vec<RunSeries>> {
     let (mut id, mut index, mut time) = (0_u64, 0_u64, 0_u64);
     let mut all = Vec::with_capacity(row.count.len());
     for (k, count) in row.count.iter().enumerate() {
@@ -66,20 +70,54 @@ pub(super) fn runs_from(row: &RunsRow) -> Result<Vec<RunSeries>, DecodeError> {
                 published_at: WallTime(time),
                 bytes: value(&row.bytes, k)?,
             },
-            runs: runs.ok_or(BAD)?,
+            runs: runs?,
             id_step: value(&row.id_step, k)?,
             place_step: value(&row.place_step, k)?,
         });
     }
-    Ok(all)
+    Some(all)
 }
 
-const BAD: DecodeError = DecodeError::OutOfRange { field: "RunsRow" };
+pub(super) fn spans(all: &[Piece]) -> SpansRow {
+    let mut before = 0;
+    let mut row = SpansRow {
+        at: all.iter().map(|piece| u32::from(piece.at)).collect(),
+        more: all
+            .iter()
+            .map(|piece| piece.count.saturating_sub(1))
+            .collect(),
+        value: all
+            .iter()
+            .map(|piece| further(&mut before, piece.value))
+            .collect(),
+    };
+    leave_out_zeros(&mut row.more);
+    leave_out_zeros(&mut row.value);
+    row
+}
 
-/// The value of the `k`-th series in a column, which may be left out but not be short.
-fn value<T: Copy + Default>(column: &[T], k: usize) -> Result<T, DecodeError> {
-    if column.is_empty() {
-        return Ok(T::default());
+pub(super) fn spans_from(row: &SpansRow) -> Result<Vec<Piece>, DecodeError> {
+    read_spans(row).ok_or(DecodeError::OutOfRange { field: "SpansRow" })
+}
+
+fn read_spans(row: &SpansRow) -> Option<Vec<Piece>> {
+    let mut word = 0_u64;
+    let mut all = Vec::with_capacity(row.at.len());
+    for (k, at) in row.at.iter().enumerate() {
+        word = word.wrapping_add(value(&row.value, k)? as u64);
+        all.push(Piece {
+            at: u8::try_from(*at).ok()?,
+            count: value(&row.more, k)?.checked_add(1)?,
+            value: word,
+        });
     }
-    column.get(k).copied().ok_or(BAD)
+    Some(all)
+}
+
+/// The `k`-th value of a column, which may be left out but not be short.
+fn value<T: Copy + Default>(column: &[T], k: usize) -> Option<T> {
+    if column.is_empty() {
+        return Some(T::default());
+    }
+    column.get(k).copied()
 }
