@@ -161,9 +161,7 @@ impl<V: Value> Blocks<V> {
         };
         let Some(block) = self.0.get_mut(&start) else {
             // A block mostly stays alone in it: a queue has few spans.
-            let mut alone = Vec::with_capacity(1);
-            alone.push(packed);
-            self.0.insert(start, Box::new(Block(alone)));
+            self.0.insert(start, Box::new(Block(vec![packed])));
             return;
         };
         match block.find(at) {
