@@ -3,6 +3,7 @@
 //! messages takes a few bytes and no row of its own for each of them.
 
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::id::{LeaseTime, Offset};
@@ -240,7 +241,6 @@ impl<V: Value> Block<V> {
 #[cfg(test)]
 mod tests {
     use alloc::collections::BTreeMap;
-    use std::vec;
 
     use super::*;
 
