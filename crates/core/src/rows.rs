@@ -40,6 +40,12 @@ impl State {
         rows
     }
 
+    /// How many queues have rows in the next [`State::drain_changes`].
+    #[must_use]
+    pub fn changed_queues(&self) -> usize {
+        self.shared.dirty.len()
+    }
+
     /// The rows that are different from those at the last call (`None` = gone), in the order of
     /// their keys. What came and went in between does not appear.
     pub fn drain_changes(&mut self) -> Vec<(RowKey, Option<Row>)> {

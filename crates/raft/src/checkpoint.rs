@@ -395,7 +395,8 @@ impl Checkpointer {
             || wanted
             || applied.replaced
             || elapsed >= self.config.checkpoint_every
-            || mark.bytes - self.checkpoint.bytes >= self.config.checkpoint_bytes;
+            || mark.bytes - self.checkpoint.bytes >= self.config.checkpoint_bytes
+            || applied.state.changed_queues() >= self.config.checkpoint_queues;
         if !due || (mark.index == self.checkpoint.index && !applied.replaced && !wanted) {
             return None;
         }

@@ -47,8 +47,11 @@ pub struct ReplicaConfig {
     pub entry_bytes_max: usize,
     /// A checkpoint is written this often while something changes...
     pub checkpoint_every: Duration,
-    /// ...or when entries of so many bytes were applied since the last.
+    /// ...or when entries of so many bytes were applied since the last...
     pub checkpoint_bytes: u64,
+    /// ...or when so many queues changed since: taking their rows holds up apply, and they stay in memory until
+    /// they are written.
+    pub checkpoint_queues: usize,
     /// A snapshot file is written this often while something changes...
     pub snapshot_every: Duration,
     /// ...or when entries of so many bytes were applied since the last.
@@ -91,6 +94,7 @@ impl ReplicaConfig {
             entry_bytes_max: 32 << 20,
             checkpoint_every: Duration::from_secs(1),
             checkpoint_bytes: 32 << 20,
+            checkpoint_queues: 10_000,
             snapshot_every: Duration::from_secs(300),
             snapshot_bytes: 1 << 30,
             recycle_every: Duration::from_secs(5),

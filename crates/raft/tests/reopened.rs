@@ -69,10 +69,22 @@ impl CheckpointOpener for Opener {
 }
 
 async fn start(root: &Path, opener: &Opener, boot: u64) -> (Replica, Folders) {
+    start_with(root, opener, boot, |config| {
+        config.checkpoint_every = Duration::from_millis(20);
+    })
+    .await
+}
+
+async fn start_with(
+    root: &Path,
+    opener: &Opener,
+    boot: u64,
+    change: impl FnOnce(&mut ReplicaConfig),
+) -> (Replica, Folders) {
     let (folders, mut storage, _) = Folders::open(root, CLUSTER, NODE.0).unwrap();
     storage.checkpoint = Box::new(opener.clone());
     let mut config = ReplicaConfig::new(CLUSTER, NODE, BootId(boot));
-    config.checkpoint_every = Duration::from_millis(20);
+    change(&mut config);
     let heard: Arc<Heard> = Arc::default();
     let replica = Replica::start(config, storage, Arc::new(Alone), heard);
     let replica = replica.await.unwrap();
@@ -149,5 +161,25 @@ async fn a_store_that_comes_back_as_it_was_earlier_is_written_anew() {
         assert_eq!(state.queue("default", "q").unwrap().ready, 10);
     });
     assert!(replica.status().applied_index > wanted.applied_index);
+    stop(replica, folders).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_changed_queues_are_written_before_their_time() {
+    let (root, opener) = (TempDir::new().unwrap(), Opener::default());
+    let (replica, folders) = start_with(root.path(), &opener, 1, |config| {
+        config.checkpoint_every = Duration::from_secs(3_600);
+        config.checkpoint_queues = 3;
+    })
+    .await;
+    let bootstrap = Bootstrap {
+        cluster_id: CLUSTER,
+        hash_seed: 7,
+    };
+    propose(&replica, Command::Bootstrap(bootstrap)).await;
+    for name in ["a", "b", "c"] {
+        propose(&replica, create_queue(name)).await;
+    }
+    written(&replica).await;
     stop(replica, folders).await;
 }
