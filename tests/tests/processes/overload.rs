@@ -87,6 +87,8 @@ struct Counts {
     /// What a client saw that is not part of it.
     probed: Mutex<Vec<Duration>>,
     trouble: Mutex<Vec<String>>,
+    /// Those who ask beyond what can be done stop asking.
+    overload_ends: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -139,24 +141,31 @@ async fn ten_times_the_load_is_refused_at_once_and_nothing_tips_over() {
         tasks.spawn(produce(node(&cluster, place), Arc::clone(&counts)));
     }
     sleep(secs(2)).await;
-    let peak = measure(&cluster, &counts, secs(form.seconds.div_ceil(3))).await;
+    // Before and after: a shared machine is not as fast at all times.
+    let peak_time = secs(form.seconds.div_ceil(3));
+    let before = measure(&cluster, &counts, peak_time).await;
+    let mut excess = JoinSet::new();
     for place in STREAMS..STREAMS * OVERLOAD {
-        tasks.spawn(produce(node(&cluster, place), Arc::clone(&counts)));
+        excess.spawn(produce(node(&cluster, place), Arc::clone(&counts)));
     }
     for place in 0..FLOODERS {
         let clients = node(&cluster, place);
-        tasks.spawn(flood(clients, Arc::clone(&counts), |counts| {
+        excess.spawn(flood(clients, Arc::clone(&counts), |counts| {
             &counts.refused
         }));
     }
     let probe = probe(&cluster, Arc::clone(&counts));
     sleep(secs(1)).await;
     let overload = measure(&cluster, &counts, secs(form.seconds)).await;
+    counts.overload_ends.store(true, Relaxed);
+    probe.join().expect("the probe ends");
+    excess.shutdown().await;
+    sleep(secs(1)).await;
+    let after = measure(&cluster, &counts, peak_time).await;
     counts.stop.store(true, Relaxed);
 
-    probe.join().expect("the probe ends");
-
-    println!("peak: {peak:?}\noverload: {overload:?}");
+    println!("peak before: {before:?}\noverload: {overload:?}\npeak after: {after:?}");
+    let peak_per_second = (before.confirmed_per_second + after.confirmed_per_second) / 2;
     tell("by the load", &counts.refused).await;
     let probed_p99 = tell("by the probe", &counts.probed).await;
     println!(
@@ -167,7 +176,7 @@ async fn ten_times_the_load_is_refused_at_once_and_nothing_tips_over() {
     let trouble = counts.trouble.lock().await;
     assert!(trouble.is_empty(), "{trouble:?}");
     assert!(counts.extended.load(Relaxed) > 0);
-    assert!(overload.confirmed_per_second * 100 >= peak.confirmed_per_second * GOODPUT_PERCENT_MIN);
+    assert!(overload.confirmed_per_second * 100 >= peak_per_second * GOODPUT_PERCENT_MIN);
     assert!(overload.resident_bytes_max <= MEMORY_BYTES_MAX / 10 * 11);
     assert!(overload.called_per_second * 100 >= overload.confirmed_per_second * CALLS_PERCENT_MIN);
     assert!(probed_p99.expect("it was no overload") <= REFUSED_WITHIN);
@@ -404,7 +413,7 @@ async fn flood(
     seen: fn(&Counts) -> &Mutex<Vec<Duration>>,
 ) {
     let request = called();
-    while !counts.stopped() {
+    while !counts.overload_ends.load(Relaxed) {
         let began = Instant::now();
         match clients
             .publisher
