@@ -225,8 +225,12 @@ impl History {
         let found = decode_bodies(payload)
             .ok()
             .and_then(|bodies| Some(bodies.get(body.position.place, body.item)?.message.clone()));
-        if found.is_none() || self.lock().writes.bytes_of(id) != found.as_ref() {
-            self.violation(format!("n{} has other bytes for message {id}", node.id));
+        let stored = self.lock().writes.bytes_of(id).cloned();
+        if found.is_none() || stored != found {
+            let n = node.id;
+            self.violation(format!(
+                "n{n} has other bytes for message {id} at {body:?}: {found:?}, and the log {stored:?}"
+            ));
         }
         self.count(|counts| counts.bodies += 1);
     }

@@ -65,6 +65,9 @@ enum Stage {
     /// For a durable checkpoint that goes so far.
     Waiting(u64),
     Moving(Box<BodyWriter>),
+    /// For those who read a checkpoint: what died since is not in the new files, which are read before the
+    /// old ones.
+    Holding(Box<BodyWriter>),
     Freeing,
 }
 
@@ -97,6 +100,8 @@ impl Job {
                 Ok(Progress::Goes)
             }
             Stage::Moving(_) => self.go_on_moving(log),
+            Stage::Holding(_) if around.is_held => Ok(Progress::Goes),
+            Stage::Holding(_) => self.finish(),
             Stage::Freeing if around.is_held => Ok(Progress::Goes),
             Stage::Freeing => self.free(log),
         }
@@ -146,7 +151,7 @@ impl Job {
         let mut bytes = 0;
         while bytes < BYTES_PER_STEP {
             let Some((index, items)) = self.wanted.pop_first() else {
-                return self.finish();
+                return Ok(self.moved_all());
             };
             let blame = |reason: String| JobError {
                 reason: format!("entry {index}: {reason}"),
@@ -166,8 +171,16 @@ impl Job {
         Ok(Progress::Goes)
     }
 
+    fn moved_all(&mut self) -> Progress {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Freeing) {
+            Stage::Moving(writer) => Stage::Holding(writer),
+            other => other,
+        };
+        Progress::Goes
+    }
+
     fn finish(&mut self) -> Result<Progress, JobError> {
-        if let Stage::Moving(writer) = std::mem::replace(&mut self.stage, Stage::Freeing) {
+        if let Stage::Holding(writer) = std::mem::replace(&mut self.stage, Stage::Freeing) {
             self.moved = writer.bytes();
             writer.finish()?;
         }
