@@ -23,9 +23,8 @@ use crate::seam::Runtime;
 use crate::shelf::{Incoming, Shelf, Shelved};
 use crate::transport::{PeerRequest, PeerResponse, Transport, TransportError};
 
-/// Longest wait for the answer that a snapshot is open: it is made while we wait.
-const OPEN_MAX: Duration = Duration::from_secs(20);
-/// Longest wait for a piece; it is asked for again then, of the same place.
+/// Longest wait for a piece, or for the answer that a snapshot is open; it is asked for again then: of the
+/// same place, or for the same snapshot, which is made meanwhile (see `serving`).
 const PIECE_MAX: Duration = Duration::from_secs(3);
 /// A connection that breaks is tried again after this pause...
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -112,7 +111,7 @@ impl Fetcher {
             header: self.letterhead.to(from),
             snapshot_id: opened.snapshot.snapshot_id,
         });
-        let _ = self.call::<R>(from, close, PIECE_MAX).await;
+        let _ = self.call::<R>(from, close).await;
         fetched
     }
 
@@ -156,7 +155,7 @@ impl Fetcher {
             header: self.letterhead.to(from),
             last_index_min,
         });
-        let result = match self.insist::<R>(from, request, OPEN_MAX).await? {
+        let result = match self.insist::<R>(from, request).await? {
             PeerResponse::OpenSnapshot(response) => response.result,
             _ => None,
         };
@@ -256,7 +255,7 @@ impl Fetcher {
             snapshot_id: opened.snapshot.snapshot_id,
             place: Some(place),
         });
-        let result = match self.insist::<R>(opened.from, request, PIECE_MAX).await? {
+        let result = match self.insist::<R>(opened.from, request).await? {
             PeerResponse::ReadSnapshot(response) => response.result,
             _ => None,
         };
@@ -275,12 +274,11 @@ impl Fetcher {
         &self,
         from: NodeId,
         request: PeerRequest,
-        answer_max: Duration,
     ) -> Result<PeerResponse, FetchError> {
         let mut tries = 0;
         loop {
             self.check_stop()?;
-            match self.call::<R>(from, request.clone(), answer_max).await {
+            match self.call::<R>(from, request.clone()).await {
                 Ok(response) => return Ok(response),
                 Err(error @ TransportError::Refused { .. }) => return Err(error.into()),
                 Err(error) if tries == AGAIN_MAX => return Err(error.into()),
@@ -298,10 +296,9 @@ impl Fetcher {
         &self,
         from: NodeId,
         request: PeerRequest,
-        answer_max: Duration,
     ) -> Result<PeerResponse, TransportError> {
-        let call = self.transport.call(from, request, answer_max);
-        let response = match R::timeout(answer_max, call).await {
+        let call = self.transport.call(from, request, PIECE_MAX);
+        let response = match R::timeout(PIECE_MAX, call).await {
             Ok(response) => response?,
             Err(_) => return Err(TransportError::TimedOut { target: from }),
         };

@@ -172,6 +172,8 @@ impl Publisher {
     fn refused(&mut self, problem: &Problem) {
         match problem.reason() {
             Reason::NoLeader | Reason::OutcomeUnknown => {}
+            // Nothing was done, and it is asked again: a node that comes back has much to apply.
+            Reason::Overloaded => {}
             // Its own opening, whose answer was lost, came later than the publish.
             Reason::ProducerFenced => self.producer = None,
             _ => self.client.history.violation(format!(
