@@ -235,7 +235,9 @@ fn a_snapshot_survives_the_death_of_all_who_take_part() {
 ///
 /// * 20006: a follower whose disk was full said that it has a snapshot's entries, which it had applied
 ///   and never synced; the leader panicked when it heard otherwise.
-const FAILED_ONCE: &[(u64, u64)] = &[(20_006, 5)];
+/// * 60101: a compaction that ended while a peer fetched a snapshot took bodies from it that had died
+///   since the snapshot was made.
+const FAILED_ONCE: &[(u64, u64)] = &[(20_006, 5), (60_101, 27)];
 
 #[test]
 fn seeds_that_failed_once_do_not_fail_again() {

@@ -8,8 +8,10 @@
 //! 2. A second survey tells which messages those are.
 //! 3. A checkpoint at or beyond the survey's end becomes durable: what a crash brings back from then on
 //!    refers to nothing else in these files.
-//! 4. The live bodies are rewritten into body segments, synced, and only then are the old files freed;
-//!    not while somebody reads a checkpoint (see `hold`).
+//! 4. The live bodies are rewritten into body segments and synced.
+//! 5. When nobody reads a checkpoint (see `hold`), the new segments are shown, and only then are the old
+//!    files freed. What was live in a checkpoint may have died before the survey, and new segments are
+//!    read before old ones.
 //!
 //! A crash at any point leaves the old files, the new ones, or both with the same bytes. A body that is
 //! moved was among at most half of its file's, so a message that stays for ever is moved O(log) times.
