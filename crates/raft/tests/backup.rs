@@ -5,38 +5,20 @@ mod harness;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use harness::{
-    CLUSTER, Cluster, Heard, ack, address, check_bodies, entry, eventually, publish, receive,
+    Alone, CLUSTER, Cluster, Heard, ack, address, check_bodies, entry, eventually, publish, receive,
 };
 use tempfile::TempDir;
 use ticketrail_core::{BootId, DiskId, NodeId};
 use ticketrail_raft::{
-    Folders, Heir, PeerRequest, PeerResponse, Replica, ReplicaConfig, RestoreError, Source,
-    StartError, Transport, TransportError, check_backup, restore_backup,
+    Folders, Heir, Replica, ReplicaConfig, RestoreError, Source, StartError, check_backup,
+    restore_backup,
 };
 use ticketrail_storage::{BackupError, BackupWriter, Identity, LogConfig, LogPosition};
 
 const NEW: u128 = 0x0b5e;
 const PIECE: usize = 10 << 10;
-
-/// Nobody else is there.
-struct Alone;
-
-impl Transport for Alone {
-    fn call(
-        &self,
-        target: NodeId,
-        _: PeerRequest,
-        _: Duration,
-    ) -> BoxFuture<'static, Result<PeerResponse, TransportError>> {
-        let reason = "there is nobody else".to_owned();
-        async move { Err(TransportError::Unreachable { target, reason }) }.boxed()
-    }
-}
 
 fn heir(cluster_id: u128) -> Heir {
     Heir {

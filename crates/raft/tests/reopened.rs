@@ -9,35 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use harness::{CLUSTER, Heard, create_queue, entry, eventually, members, publish};
+use harness::{Alone, CLUSTER, Heard, create_queue, entry, eventually, members, publish};
 use tempfile::TempDir;
 use ticketrail_core::command::Bootstrap;
 use ticketrail_core::{BootId, Command, NodeId};
-use ticketrail_raft::{
-    CheckpointOpener, Folders, PeerRequest, PeerResponse, Replica, ReplicaConfig, Transport,
-    TransportError,
-};
+use ticketrail_raft::{CheckpointOpener, Folders, Replica, ReplicaConfig};
 use ticketrail_storage::sim::{Fault, OpKind, SimDisk};
 use ticketrail_storage::{CheckpointError, CheckpointStore, MemoryCheckpoint};
 
 const NODE: NodeId = NodeId(1);
 const ENOSPC: i32 = 28;
-
-struct Alone;
-
-impl Transport for Alone {
-    fn call(
-        &self,
-        target: NodeId,
-        _: PeerRequest,
-        _: Duration,
-    ) -> BoxFuture<'static, Result<PeerResponse, TransportError>> {
-        let reason = "there is nobody else".to_owned();
-        async move { Err(TransportError::Unreachable { target, reason }) }.boxed()
-    }
-}
 
 /// Opens whatever store lies there.
 #[derive(Clone, Default)]

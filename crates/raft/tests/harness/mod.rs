@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tempfile::TempDir;
 use ticketrail_core::command::{Bootstrap, CreateQueue, Publish, PublishRun, Settle, SettleRange};
@@ -24,6 +25,21 @@ use ticketrail_storage::LogConfig;
 pub(crate) const CLUSTER: u128 = 0x7161;
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nobody else is there.
+pub(crate) struct Alone;
+
+impl Transport for Alone {
+    fn call(
+        &self,
+        target: NodeId,
+        _: PeerRequest,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<PeerResponse, TransportError>> {
+        let reason = "there is nobody else".to_owned();
+        async move { Err(TransportError::Unreachable { target, reason }) }.boxed()
+    }
+}
 
 /// Who can be called, and which directions are cut.
 #[derive(Default)]
