@@ -274,17 +274,17 @@ impl Shared {
         self.replay_upto.is_some_and(|upto| index <= upto)
     }
 
-    /// Puts a snapshot's state in the place of this one; `purge` makes the log go on from there, in
-    /// the same moment.
+    /// Puts a snapshot's state in the place of this one; `go_on` makes the log go on from there, with
+    /// the snapshot's bodies, in the same moment.
     pub(crate) fn replace(
         &self,
         state: State,
         last: Option<LogId>,
         membership: StoredMembership,
-        purge: impl FnOnce(),
+        go_on: impl FnOnce(),
     ) {
         let mut applied = self.lock();
-        purge();
+        go_on();
         let old = std::mem::replace(&mut applied.state, state);
         applied.last = last;
         applied.membership = membership;

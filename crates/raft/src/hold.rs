@@ -84,6 +84,15 @@ impl Holds {
     }
 }
 
+impl Holds {
+    /// Breaks all: what they held is replaced.
+    pub(crate) fn break_all(&self) {
+        for (_, held) in std::mem::take(&mut self.lock().held) {
+            held.broken.store(true, Ordering::Release);
+        }
+    }
+}
+
 impl Hold {
     /// Whether it holds nothing any more.
     pub(crate) fn is_broken(&self) -> bool {
@@ -111,6 +120,8 @@ mod tests {
         holds.break_old(210, 100);
         assert_eq!((old.is_broken(), new.is_broken()), (true, false));
         assert_eq!(holds.purge_upto(), Some(Some(20)));
+        holds.break_all();
+        assert!(new.is_broken() && !holds.any());
         drop((old, new));
         assert!(!holds.any());
     }

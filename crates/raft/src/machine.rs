@@ -11,6 +11,7 @@ use ticketrail_core::State;
 use ticketrail_storage::Log;
 
 use crate::applied::Shared;
+use crate::hold::Holds;
 use crate::rows;
 use crate::seam::Runtime;
 use crate::shelf::{Shelf, Shelved, push_all};
@@ -28,15 +29,17 @@ pub(crate) struct Machine<R> {
     shared: Arc<Shared>,
     shelf: Arc<Shelf>,
     log: Log,
+    holds: Arc<Holds>,
     runtime: PhantomData<fn() -> R>,
 }
 
 impl<R> Machine<R> {
-    pub(crate) fn new(shared: Arc<Shared>, shelf: Arc<Shelf>, log: Log) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, shelf: Arc<Shelf>, log: Log, holds: Arc<Holds>) -> Self {
         Self {
             shared,
             shelf,
             log,
+            holds,
             runtime: PhantomData,
         }
     }
@@ -124,24 +127,29 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Machine<R> {
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
         let shelf = self.shelf.clone();
-        let meta = meta.clone();
+        let (meta, log) = (meta.clone(), self.log.clone());
         let read = R::blocking(move || {
             let (state, rows) = snapshot.read()?;
             if !shelf.holds(&snapshot) {
                 shelf.write(meta.clone(), state.version(), push_all(&rows))?;
             }
-            Ok::<_, io::Error>((state, meta))
+            let last_index = meta.last_log_id.map_or(0, |id| id.index);
+            let bodies = log.adopt_bodies(last_index).map_err(io::Error::other)?;
+            Ok::<_, io::Error>((state, meta, bodies))
         });
-        let (state, meta) = read.await??;
+        let (state, meta, bodies) = read.await??;
         // With the state: what the log holds up to there may be other entries than the ones that the
-        // snapshot includes, and must not be served as their bodies; openraft purges only later.
-        let purge = || {
+        // snapshot includes, and must not be served as their bodies; openraft purges only later. Nor
+        // is what the old state referred to served any more.
+        let go_on = || {
+            self.holds.break_all();
+            bodies.show();
             if let Some(last) = meta.last_log_id {
                 self.log.purge(last.index, term_of(&last), Box::new(|_| {}));
             }
         };
         self.shared
-            .replace(state, meta.last_log_id, meta.last_membership, purge);
+            .replace(state, meta.last_log_id, meta.last_membership, go_on);
         Ok(())
     }
 

@@ -161,7 +161,12 @@ impl Replica {
             Arc::new(raft_config),
             network,
             LogStore::<R>::new(storage.log.clone()),
-            Machine::<R>::new(shared.clone(), shelf.clone(), storage.log.clone()),
+            Machine::<R>::new(
+                shared.clone(),
+                shelf.clone(),
+                storage.log.clone(),
+                readers.holds.clone(),
+            ),
         );
         let raft = raft.await.map_err(|error| {
             // What apply or the log said is nearer to the cause.
@@ -286,6 +291,12 @@ impl Replica {
         Figures::of(&self.shared.counts, &self.log, self.now())
     }
 
+    /// Most bytes of an entry that the log takes.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        self.log.payload_bytes_max()
+    }
+
     /// The payload of an applied entry, from memory or disk, while the state refers to it.
     ///
     /// # Errors
@@ -354,7 +365,8 @@ impl Replica {
     }
 
     /// Asks another voter to lead. Choose the one whose log is the most complete, and watch
-    /// [`Replica::leadership`] for the change: this leader sends no heartbeats from now on.
+    /// [`Replica::leadership`] for the change: this leader sends no heartbeats from now on. Does
+    /// nothing where `to` has no vote: a sole voter would wait for ever, and lead nobody meanwhile.
     pub async fn transfer_leadership(&self, to: NodeId) {
         self.engine.transfer_leadership(to).await;
     }

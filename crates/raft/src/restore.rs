@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ticketrail_core::State;
 use ticketrail_storage::checkpoint::{self, CheckpointError, CheckpointStore, SledCheckpoint};
-use ticketrail_storage::{Log, LogState, disk_space};
+use ticketrail_storage::{Log, LogState, StorageError, disk_space};
 
 use crate::codec;
 use crate::error::StartError;
@@ -83,7 +83,7 @@ pub(crate) fn restore(
     let restored = match from_checkpoint(opener, newest, &log.state()) {
         Ok(Checkpoint::Whole(restored)) => *restored,
         Ok(Checkpoint::Behind(checkpoint)) => {
-            let restored = from_snapshot(checkpoint, shelf)?;
+            let restored = from_snapshot(checkpoint, shelf, log)?;
             go_on_behind(restored.meta.last_log_id, log);
             restored
         }
@@ -93,11 +93,20 @@ pub(crate) fn restore(
                 "the checkpoint is set aside; the state comes from a snapshot file and the log"
             );
             set_aside(opener)?;
-            from_snapshot(open_empty(opener)?, shelf)?
+            from_snapshot(open_empty(opener)?, shelf, log)?
         }
     };
+    // What still waits came with a snapshot that is not the state now.
+    log.discard_bodies().map_err(bodies_failed)?;
     check_against_log(restored.meta.last_log_id, &log.state())?;
     Ok(restored)
+}
+
+fn bodies_failed(error: StorageError) -> StartError {
+    StartError::Io {
+        doing: "taking or removing the bodies that came with a snapshot",
+        source: io::Error::other(error),
+    }
 }
 
 /// Where the log does not hold the last entry of a snapshot, it goes on behind it, as it would after
@@ -170,8 +179,13 @@ fn open_empty(opener: &mut dyn CheckpointOpener) -> Result<Box<dyn CheckpointSto
 fn from_snapshot(
     checkpoint: Box<dyn CheckpointStore>,
     shelf: &Shelf,
+    log: &Log,
 ) -> Result<Restored, StartError> {
     let (state, meta) = read_newest(shelf)?;
+    if let Some(last) = meta.last_log_id {
+        // They are here if the install did not come to its end.
+        log.adopt_bodies(last.index).map_err(bodies_failed)?.show();
+    }
     Ok(Restored {
         state,
         rewrite: meta.last_log_id.is_some(),
@@ -217,9 +231,7 @@ mod tests {
 
     use bytes::Bytes;
     use ticketrail_storage::sim::SimDisk;
-    use ticketrail_storage::{
-        Identity, LogConfig, LogWriter, MemoryCheckpoint, Record, StorageError,
-    };
+    use ticketrail_storage::{Identity, LogConfig, LogWriter, MemoryCheckpoint, Record};
 
     use super::*;
     use crate::shelf::push_all;
@@ -390,6 +402,26 @@ mod tests {
             assert_eq!(log.first_index, last + 1);
             let stale = disks.log.read_body(7);
             assert!(matches!(stale, Err(StorageError::NoSuchEntry { .. })));
+            drop(disks.writer);
+        }
+    }
+
+    #[test]
+    fn bodies_that_came_with_a_snapshot_go_where_its_state_goes() {
+        for (last, expected) in [(12, "fetched"), (4, "own")] {
+            let mut disks = disks(9, None);
+            save(&mut disks.checkpoint, 5);
+            let mut own = disks.log.body_writer().unwrap();
+            own.push(20, b"own").unwrap();
+            own.finish().unwrap();
+            let mut fetched = disks.log.body_writer().unwrap();
+            fetched.push(20, b"fetched").unwrap();
+            fetched.finish_for_snapshot(last).unwrap();
+            let file = push_all(&rows_at(last));
+            disks.shelf.write(meta_at(last), 1, file).unwrap();
+            assert_eq!(start(&disks).unwrap(), Some(last.max(5)));
+            assert_eq!(disks.log.bodies_wait_for(), None);
+            assert_eq!(&disks.log.read_body(20).unwrap()[..], expected.as_bytes());
             drop(disks.writer);
         }
     }

@@ -153,6 +153,24 @@ impl Shelf {
         Ok(())
     }
 
+    /// Removes the file that ends at this entry, if there is one, durably so.
+    pub(crate) fn remove(&self, last_index: u64) -> io::Result<()> {
+        let _writing = self.writing.lock().expect("no panic under this lock");
+        let ends_there = |file: &Shelved| file.last_index() == Some(last_index);
+        let found: Vec<_> = self
+            .files()
+            .iter()
+            .filter(|file| ends_there(file))
+            .cloned()
+            .collect();
+        for file in found {
+            self.disk.remove(&file.name.file_name())?;
+            self.disk.sync_dir()?;
+            self.files().retain(|kept| kept.name != file.name);
+        }
+        Ok(())
+    }
+
     /// The newest.
     pub(crate) fn newest(&self) -> Option<Shelved> {
         self.files().first().cloned()

@@ -48,7 +48,7 @@ impl StoreBuilder<Types<TokioRuntime>, LogStore<TokioRuntime>, Machine<TokioRunt
             applied,
             None,
         );
-        let machine = Machine::new(Arc::new(shared), shelf, log.clone());
+        let machine = Machine::new(Arc::new(shared), shelf, log.clone(), Arc::default());
         Ok(((), LogStore::new(log), machine))
     }
 }

@@ -29,6 +29,6 @@ pub use error::StorageError;
 pub use histogram::{Histogram, HistogramCounts};
 pub use identity::Identity;
 pub use log::{
-    BodySegmentInfo, BodyWriter, Done, Holder, Holders, Log, LogConfig, LogCounts, LogPosition,
-    LogState, LogWriter, Record, Recovery, SegmentInfo,
+    AdoptedBodies, BodySegmentInfo, BodyWriter, Done, Holder, Holders, Log, LogConfig, LogCounts,
+    LogPosition, LogState, LogWriter, Record, Recovery, SegmentInfo,
 };

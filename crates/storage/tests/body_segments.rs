@@ -171,6 +171,48 @@ fn the_newest_copy_wins_and_an_unfinished_one_leaves_nothing() {
     assert!(empty.is_empty());
 }
 
+#[test]
+fn what_came_with_a_snapshot_is_read_once_it_is_installed() {
+    let disk = SimDisk::new(1);
+    let (log, _writer) = open(&disk).unwrap();
+    let mut old = log.body_writer().unwrap();
+    old.push(5, b"old").unwrap();
+    old.finish().unwrap();
+    let fetched = |log: &Log, body: &[u8]| {
+        let mut writer = log.body_writer().unwrap();
+        writer.push(5, body).unwrap();
+        writer.finish_for_snapshot(90).unwrap();
+    };
+    let read = |log: &Log| log.read_body(5).unwrap();
+    fetched(&log, b"refused");
+    // Nor is it there after a start.
+    for log in [&log, &open(&disk.fork()).unwrap().0] {
+        assert_eq!(log.bodies_wait_for(), Some(90));
+        assert_eq!(&read(log)[..], b"old");
+        assert_eq!(log.body_segments().len(), 1);
+        log.discard_bodies().unwrap();
+        assert_eq!(log.bodies_wait_for(), None);
+        log.adopt_bodies(90).unwrap().show();
+        assert_eq!(&read(log)[..], b"old");
+    }
+    assert!(names(&disk, "body-of-").is_empty());
+
+    fetched(&log, b"new");
+    let (restarted, _writer) = open(&disk.fork()).unwrap();
+    for log in [&log, &restarted] {
+        log.adopt_bodies(80).unwrap().show();
+        assert_eq!(&read(log)[..], b"old");
+        let adopted = log.adopt_bodies(90).unwrap();
+        assert_eq!(&read(log)[..], b"old");
+        adopted.show();
+        assert_eq!(&read(log)[..], b"new");
+        assert_eq!(log.bodies_wait_for(), None);
+    }
+    disk.crash(1);
+    let (log, _writer) = open(&disk).unwrap();
+    assert_eq!(&read(&log)[..], b"new");
+}
+
 /// Moves what is wanted into body segments and frees the log's, twice, so that body segments are rewritten as well.
 /// `recycles_early` is the planted bug: the old bytes go before the new ones are on disk.
 fn compact(log: &Log, writer: &mut LogWriter, recycles_early: bool) -> Result<(), StorageError> {

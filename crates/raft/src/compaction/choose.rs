@@ -42,8 +42,8 @@ impl Weight {
 }
 
 impl Files {
-    /// All files that Raft no longer needs. Bodies beyond what is purged came with a snapshot that is
-    /// not installed yet.
+    /// All files that Raft no longer needs. Bodies beyond what is purged came with a snapshot, and the
+    /// log holds these entries too.
     pub(super) fn of(log: &Log) -> Self {
         let purged = log.state().purged.map_or(0, |purged| purged.index);
         let mut weights = BTreeMap::new();

@@ -89,21 +89,20 @@ impl Fetcher {
     }
 
     /// Fetches a snapshot that ends at `last_index_min` or later. When it returns, bodies and file
-    /// are on this node's disk, verified, and the file is the newest on the shelf. The caller keeps
-    /// a hold on this node meanwhile: to its present state these bodies look dead.
+    /// are on this node's disk, verified, and the file is the newest on the shelf. The bodies wait for
+    /// the install; where it does not come, the caller discards the snapshot.
     pub(crate) async fn fetch<R: Runtime>(
         &self,
         from: NodeId,
         last_index_min: u64,
     ) -> Result<Shelved, FetchError> {
+        self.discard::<R>().await?;
         let opened = self.open::<R>(from, last_index_min).await?;
         tracing::info!(%from, index = opened.snapshot.last_log_id.map(|id| id.index), file_bytes = opened.snapshot.file_bytes,
             body_bytes = opened.snapshot.body_bytes, "fetching a snapshot");
         let fetched = self.fetch_opened::<R>(&opened, last_index_min).await;
-        if fetched.is_err()
-            && let Err(error) = self.shelf.drop_incoming()
-        {
-            tracing::warn!(%error, "what was fetched of a snapshot could not be removed");
+        if fetched.is_err() {
+            self.discard_or_warn::<R>().await;
         }
         // Also after a failure: it costs the peer disk for as long as it is open. Unanswered, it is
         // closed by its idleness.
@@ -113,6 +112,26 @@ impl Fetcher {
         });
         let _ = self.call::<R>(from, close).await;
         fetched
+    }
+
+    /// Removes what was fetched and not installed. The file goes first: a start would install it.
+    async fn discard<R: Runtime>(&self) -> Result<(), FetchError> {
+        let (log, shelf) = (self.log.clone(), self.shelf.clone());
+        let discard = move || {
+            if let Some(last_index) = log.bodies_wait_for() {
+                shelf.remove(last_index)?;
+            }
+            log.discard_bodies()?;
+            Ok::<_, FetchError>(shelf.drop_incoming()?)
+        };
+        R::blocking(discard).await?
+    }
+
+    /// The same where nobody waits for it; the next fetch begins with it.
+    pub(crate) async fn discard_or_warn<R: Runtime>(&self) {
+        if let Err(error) = self.discard::<R>().await {
+            tracing::warn!(%error, "what was fetched of a snapshot could not be removed");
+        }
     }
 
     async fn fetch_opened<R: Runtime>(
@@ -133,13 +152,16 @@ impl Fetcher {
             .await?
             .map_err(|error| opened.broken(error.to_string()))?;
         let last = checked.meta().last_log_id.map(codec::id_to_peer);
-        if last != opened.snapshot.last_log_id || last.is_none_or(|id| id.index < last_index_min) {
-            return Err(opened.broken("it does not end where it should".to_owned()));
-        }
+        let last_index = match last {
+            Some(id) if last == opened.snapshot.last_log_id && id.index >= last_index_min => {
+                id.index
+            }
+            _ => return Err(opened.broken("it does not end where it should".to_owned())),
+        };
         let bodies = self.fetch_bodies::<R>(opened, &mut pace).await?;
         let shelf = self.shelf.clone();
         let log_and_shelf = move || {
-            bodies.finish()?;
+            bodies.finish_for_snapshot(last_index)?;
             let shelved = checked.shelve(&shelf)?;
             Ok::<_, FetchError>(shelved)
         };

@@ -9,6 +9,8 @@
 //! What is durable before what, on a receiver: the bodies before the snapshot file, the file before
 //! the install. So whatever moment a crash takes, the node starts with its old state, or finds a file
 //! on the shelf that is newer than its checkpoint and has everything that it needs (see `restore`).
+//! The bodies are read from the moment on in which the state takes its place, and not before: what
+//! died between the old state and the new one is not in them.
 
 mod fetch;
 mod offer;

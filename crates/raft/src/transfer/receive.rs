@@ -143,7 +143,7 @@ async fn fetch_and_install<R: Runtime>(
     from: NodeId,
     wanted: LogId,
 ) -> Result<LogId, String> {
-    // To the state that is here now, the bodies that come look dead.
+    // Compaction waits: it would work on a state that is about to be replaced.
     let _hold = {
         let applied = node.shared.lock();
         let holds = &node.transfers.readers.holds;
@@ -152,7 +152,10 @@ async fn fetch_and_install<R: Runtime>(
     let fetcher = node.transfers.receiving.fetcher.clone();
     let fetched = fetcher.fetch::<R>(from, wanted.index).await;
     let shelved = fetched.map_err(|error| error.to_string())?;
-    install(node, shelved).await
+    let installed = install(node, shelved).await;
+    // Bodies that still wait belong to a snapshot that was refused, or that the log overtook.
+    fetcher.discard_or_warn::<R>().await;
+    installed
 }
 
 async fn install<R: Runtime>(node: &Arc<Node<R>>, shelved: Shelved) -> Result<LogId, String> {

@@ -31,7 +31,7 @@ use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::identity::Identity;
 use crate::vote::VOTE_BYTES_MAX;
-pub use bodies::{BodySegmentInfo, BodyWriter, Holder, Holders};
+pub use bodies::{AdoptedBodies, BodySegmentInfo, BodyWriter, Holder, Holders};
 pub use counts::LogCounts;
 pub use recovery::{CutTail, Recovery};
 use shared::{Closer, Shared};
@@ -259,6 +259,11 @@ impl Log {
         reader::read_range(&self.shared, range, max_bytes)
     }
 
+    /// Longest payload that a segment has room for.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.shared.payload_bytes_max()
+    }
+
     /// The payload of an entry, purged or not, as long as its segment was not recycled, or what a body segment keeps of it.
     ///
     /// # Errors
@@ -305,6 +310,29 @@ impl Log {
                 Ok(BodyWriter::new(shared, self.owner, self.segment_bytes))
             }
         }
+    }
+
+    /// Gives the body segments that came with the snapshot that ends at entry `last_index` to the log, for the moment in which the
+    /// snapshot's state takes the place of the one that is here.
+    ///
+    /// # Errors
+    /// `Io`, or `DataLoss` where one is damaged: the snapshot must not be installed then.
+    pub fn adopt_bodies(&self, last_index: u64) -> Result<AdoptedBodies, StorageError> {
+        bodies::adopt(&self.shared, self.owner, last_index)
+    }
+
+    /// Last entry of the snapshot whose body segments wait for its install.
+    pub fn bodies_wait_for(&self) -> Option<u64> {
+        let newest = self.shared.lock().incoming.last().copied();
+        newest.map(|incoming| incoming.snapshot)
+    }
+
+    /// Removes the body segments that wait for an install.
+    ///
+    /// # Errors
+    /// `Io`: some still wait.
+    pub fn discard_bodies(&self) -> Result<(), StorageError> {
+        bodies::discard(&self.shared)
     }
 
     /// The body segments on disk, oldest first.

@@ -38,7 +38,9 @@ impl Shared {
         state: State,
         spares: Arc<Spares>,
     ) -> Arc<Self> {
-        let newest_body = state.bodies.segments.last().map_or(0, |newest| newest.id());
+        let read = state.bodies.segments.iter().map(|segment| segment.id());
+        let waiting = state.incoming.iter().map(|incoming| incoming.id);
+        let newest_body = read.chain(waiting).max().unwrap_or(0);
         Arc::new(Self {
             disk,
             next_body_id: AtomicU64::new(newest_body + 1),
@@ -220,6 +222,10 @@ impl Shared {
 
     pub(crate) fn next_body_id(&self) -> u64 {
         self.next_body_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.payload_bytes_max
     }
 
     pub(crate) fn segment_bytes(&self) -> u64 {

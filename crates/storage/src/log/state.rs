@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::bodies::BodyTable;
+use super::bodies::{BodyTable, Incoming};
 use super::cache::Cache;
 use super::segment::{Place, SegmentTable, TableChange};
 use super::{Done, LogConfig, LogPosition, LogState, Record, SegmentInfo};
@@ -46,6 +46,8 @@ pub(super) type WorkHook = Arc<dyn Fn() + Send + Sync>;
 pub(crate) struct State {
     pub(crate) table: SegmentTable,
     pub(crate) bodies: BodyTable,
+    /// Body segments that wait for their snapshot's install.
+    pub(crate) incoming: Vec<Incoming>,
     /// Segments of which the start read the footer alone, by epoch, newest first.
     pub(crate) unchecked: Vec<u64>,
     pub(crate) cache: Cache,
@@ -74,6 +76,7 @@ impl State {
         Self {
             table: SegmentTable::default(),
             bodies: BodyTable::default(),
+            incoming: Vec::new(),
             unchecked: Vec::new(),
             cache: Cache::new(config.cache_bytes),
             terms: TermRuns::default(),

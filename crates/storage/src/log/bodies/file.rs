@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{BodySegment, MAGIC, NEW_PREFIX, PREFIX, name, seed};
+use super::{BodySegment, Incoming, MAGIC, NEW_PREFIX, PREFIX, name, seed};
 use crate::disk::{Disk, DiskFile, read_up_to};
 use crate::error::StorageError;
 use crate::header::{self, HEADER_BYTES, u32_at, u64_at};
@@ -24,6 +24,8 @@ const TRAILER_MAGIC: u32 = u32::from_le_bytes(*b"TRBE");
 pub(crate) struct BodyNames {
     /// By growing id.
     pub(crate) finished: Vec<u64>,
+    /// Likewise.
+    pub(crate) incoming: Vec<Incoming>,
     pub(crate) unfinished: Vec<String>,
 }
 
@@ -33,11 +35,14 @@ impl BodyNames {
         for name in names {
             if name.starts_with(NEW_PREFIX) {
                 found.unfinished.push(name.clone());
+            } else if let Some(incoming) = Incoming::of_name(name) {
+                found.incoming.push(incoming);
             } else if let Some(id) = id_of(name) {
                 found.finished.push(id);
             }
         }
         found.finished.sort_unstable();
+        found.incoming.sort_unstable();
         found
     }
 }

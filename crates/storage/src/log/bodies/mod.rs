@@ -11,10 +11,12 @@
 //!
 //! A start reads header, footer and trailer, so it costs the same for a terabyte of bodies as for their index; a record is checked
 //! when it is read. The same index may lie in several body segments, after a crash between a rewrite and the removal of the old
-//! file, or after a transfer: the newest file wins, and a log segment that still holds the entry wins over all of them.
+//! file, or after a transfer: the newest file wins, and a log segment that still holds the entry wins over all of them. What came
+//! with a snapshot waits until that is installed (see `incoming`).
 
 mod file;
 mod holders;
+mod incoming;
 mod read;
 mod writer;
 
@@ -22,6 +24,8 @@ use std::sync::Arc;
 
 pub(crate) use file::{BodyNames, open};
 pub use holders::{Holder, Holders};
+pub use incoming::AdoptedBodies;
+pub(crate) use incoming::{Incoming, adopt, discard};
 pub(crate) use read::read_bodies;
 pub use writer::BodyWriter;
 

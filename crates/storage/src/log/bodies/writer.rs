@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::file::{self, TRAILER_BYTES, encode_footer, encode_trailer};
-use super::{BodySegment, name, new_name, seed};
+use super::{BodySegment, Incoming, name, new_name, seed};
 use crate::disk::DiskFile;
 use crate::error::StorageError;
 use crate::header::HEADER_BYTES;
@@ -27,6 +27,8 @@ pub struct BodyWriter {
     written: Vec<Written>,
     last_index: Option<u64>,
     bytes: u64,
+    /// Names that were given, in vain unless all were.
+    named: Vec<String>,
     finished: bool,
 }
 
@@ -62,6 +64,7 @@ impl BodyWriter {
             written: Vec::new(),
             last_index: None,
             bytes: 0,
+            named: Vec::new(),
             finished: false,
         }
     }
@@ -113,19 +116,7 @@ impl BodyWriter {
     /// # Errors
     /// `Io`; nothing is shown then, and whatever a start may find of it is whole.
     pub fn finish(mut self) -> Result<Vec<u64>, StorageError> {
-        self.complete()?;
-        let disk = self.shared.disk.clone();
-        let ids: Vec<u64> = self.written.iter().map(|written| written.id).collect();
-        for id in &ids {
-            let name = name(*id);
-            disk.rename(&new_name(*id), &name)
-                .map_err(|error| StorageError::io("name", &name, error))?;
-        }
-        if !ids.is_empty() {
-            disk.sync_dir()
-                .map_err(|error| StorageError::io("sync", ".", error))?;
-        }
-        self.finished = true;
+        let ids = self.complete_as(name)?;
         let segments: Vec<BodySegment> = self
             .written
             .drain(..)
@@ -140,6 +131,43 @@ impl BodyWriter {
             state.bodies.add(segment);
         }
         drop(state);
+        Ok(ids)
+    }
+
+    /// Syncs what was pushed, and names it after the snapshot that it came with: it survives a crash when this returns, and is not
+    /// read before [`crate::Log::adopt_bodies`]. `last_index` is the snapshot's last entry.
+    ///
+    /// # Errors
+    /// `Io`; [`crate::Log::discard_bodies`] removes what may be left then.
+    pub fn finish_for_snapshot(mut self, last_index: u64) -> Result<(), StorageError> {
+        let incoming = |id| Incoming {
+            snapshot: last_index,
+            id,
+        };
+        let ids = self.complete_as(|id| incoming(id).name())?;
+        self.shared
+            .lock()
+            .incoming
+            .extend(ids.into_iter().map(incoming));
+        Ok(())
+    }
+
+    /// Syncs what was pushed, and gives it names, durably so. Tells the ids.
+    fn complete_as(&mut self, name: impl Fn(u64) -> String) -> Result<Vec<u64>, StorageError> {
+        self.complete()?;
+        let disk = self.shared.disk.clone();
+        let ids: Vec<u64> = self.written.iter().map(|written| written.id).collect();
+        for id in &ids {
+            let name = name(*id);
+            disk.rename(&new_name(*id), &name)
+                .map_err(|error| StorageError::io("name", &name, error))?;
+            self.named.push(name);
+        }
+        if !ids.is_empty() {
+            disk.sync_dir()
+                .map_err(|error| StorageError::io("sync", ".", error))?;
+        }
+        self.finished = true;
         Ok(ids)
     }
 
@@ -187,11 +215,12 @@ impl Drop for BodyWriter {
         if self.finished {
             return;
         }
+        let written = self.written.iter().map(|written| written.id);
         let current = self.current.take().map(|current| current.id);
-        for id in self.written.iter().map(|written| written.id).chain(current) {
+        let unnamed = written.skip(self.named.len()).chain(current).map(new_name);
+        for name in std::mem::take(&mut self.named).into_iter().chain(unnamed) {
             // A start removes what cannot be removed now.
-            let removed = self.shared.disk.remove(&new_name(id));
-            let _ = removed.or_else(|_| self.shared.disk.remove(&name(id)));
+            let _ = self.shared.disk.remove(&name);
         }
     }
 }

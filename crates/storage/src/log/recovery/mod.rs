@@ -120,6 +120,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &LogConfig) -> Result<Recove
         end.state.bodies.add(segment);
     }
     end.report.body_segments = body_names.finished.len();
+    end.state.incoming = body_names.incoming;
     end.standing.vote_sequence = found_vote.sequence;
 
     let spares = Spares::new(names.spare.clone(), config.spare_segments_max);
