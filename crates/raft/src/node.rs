@@ -14,7 +14,7 @@ use openraft::errors::{
 };
 use openraft::impls::OneshotResponder;
 use openraft::metrics::{RaftMetrics, RaftServerMetrics};
-use openraft::{AsyncRuntime, Instant, Raft, ReadPolicy};
+use openraft::{AsyncRuntime, Instant, Raft, RaftState, ReadPolicy};
 use ticketrail_core::NodeId;
 use ticketrail_storage::Log;
 use tokio::sync::mpsc;
@@ -261,8 +261,14 @@ impl<R: Runtime> Engine for Node<R> {
     fn transfer_leadership(&self, to: NodeId) -> BoxFuture<'static, ()> {
         let raft = self.raft.clone();
         Box::pin(async move {
+            let votes = move |state: &RaftState<Types<R>>| {
+                let membership = state.membership_state.effective().membership();
+                membership.voter_ids().any(|voter| voter == to.0)
+            };
             // An error means that the replica stopped, and with that it leads no more either.
-            let _ = raft.trigger().transfer_leader(to.0).await;
+            if raft.with_raft_state(votes).await.is_ok_and(|votes| votes) {
+                let _ = raft.trigger().transfer_leader(to.0).await;
+            }
         })
     }
 

@@ -170,6 +170,17 @@ async fn a_follower_confirms_reads_through_the_leader_and_an_isolated_node_does_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sole_voter_goes_on_leading_whoever_is_asked_to() {
+    let cluster = Cluster::start(1).await;
+    let leader = cluster.leader().await;
+    let replica = cluster.replica(leader);
+    replica.transfer_leadership(NodeId(2)).await;
+    let term = replica.leadership().borrow().term;
+    let committed = replica.propose(term, entry(&[publish(1)])).await;
+    assert!(committed.is_ok(), "{committed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_moves_on_request() {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
