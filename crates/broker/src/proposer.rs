@@ -1,7 +1,8 @@
 //! The leader's batching: what waits goes into one log entry, stamped with the leader's clocks.
 //!
 //! No linger: while entries are on their way, new commands gather by themselves. One entry holds
-//! at most [`ENTRY_COMMANDS_MAX`] commands or [`ENTRY_BYTES_MAX`] bytes, or one larger command.
+//! at most [`ENTRY_COMMANDS_MAX`] commands or [`ENTRY_BYTES_MAX`] bytes, or what a segment of the log
+//! has room for, or one larger command.
 //! When something falls due and no traffic moves replicated time, an entry without commands (a
 //! tick) does; when nothing is pending an idle cluster writes nothing.
 
@@ -165,6 +166,8 @@ impl Proposer {
             lease_now: reign.lease.stamp(now),
             wall_now: reign.wall.stamp(now, &mut clocks, voters),
         };
+        // A quarter is more than the framing takes.
+        let bytes_max = ENTRY_BYTES_MAX.min(self.replica.entry_bytes_max() / 4 * 3);
         let mut commands: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         while let Some(next) = held.take().or_else(|| proposals.try_recv()) {
@@ -177,7 +180,7 @@ impl Proposer {
             }
             let next_bytes: usize = next.commands.iter().map(Bytes::len).sum();
             let full = commands.len() + next.commands.len() > ENTRY_COMMANDS_MAX
-                || bytes + next_bytes > ENTRY_BYTES_MAX;
+                || bytes + next_bytes > bytes_max;
             if full && !commands.is_empty() {
                 *held = Some(next);
                 break;
