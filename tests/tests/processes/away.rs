@@ -1,4 +1,5 @@
-//! A node that was away for longer than the log goes back comes back by snapshot, and serves.
+//! A node that was away for longer than the log goes back comes back by snapshot, and serves, while the
+//! others have a backlog and go on with what they do.
 
 use std::time::Instant;
 
@@ -10,6 +11,9 @@ use ticketrail_tests::cluster::producer::{item, publish};
 use ticketrail_tests::cluster::{Clients, Cluster, Consumer, Producer, secs, until};
 
 use crate::number;
+use crate::rolling::load::{Load, QUEUE};
+
+const BACKLOG: &str = "backlog";
 
 const BODY_BYTES: usize = 64 << 10;
 const BATCH: usize = 16;
@@ -21,15 +25,20 @@ fn installs(cluster: &Cluster, id: NodeId) -> usize {
     text.matches("a snapshot was installed").count()
 }
 
+fn others(cluster: &Cluster, away: NodeId) -> Vec<NodeId> {
+    let ids = cluster.ids().into_iter();
+    ids.filter(|id| *id != away).collect()
+}
+
 /// Publishes so much, and on until the nodes that run have purged what the one that is away would need.
 async fn outgrow(cluster: &Cluster, away: NodeId, producer: &mut Producer) -> u64 {
-    let others = || cluster.ids().into_iter().filter(move |id| *id != away);
+    let others = || others(cluster, away).into_iter();
     let nodes: Vec<Clients> = others().map(|id| cluster.on(id)).collect();
     let least = (number("TICKETRAIL_AWAY_MIB", AWAY_MIB) << 20) / (BATCH * BODY_BYTES);
     let mut batches = 0;
     let deadline = Instant::now() + secs(600);
     loop {
-        let bodies = (0..BATCH).map(|k| item("orders", Bytes::from(vec![k as u8; BODY_BYTES])));
+        let bodies = (0..BATCH).map(|k| item(BACKLOG, Bytes::from(vec![k as u8; BODY_BYTES])));
         publish(&nodes, &producer.batch(bodies.collect())).await;
         batches += 1;
         if batches < least {
@@ -58,13 +67,17 @@ enum Away {
 async fn comes_back(way: Away) {
     let keep_little = "[snapshots]\nevery_bytes = 4194304\nlog_bytes_kept = 1048576\n";
     let cluster = Cluster::builder().alone().config(keep_little).start().await;
-    cluster.queue("orders").create().await;
+    cluster.queue(BACKLOG).create().await;
+    cluster.queue(QUEUE).create().await;
     let mut producer = Producer::open(&cluster, "away").await;
     let away = cluster.follower().await;
     // A consumer that was there before; its stream is the node's to end, or to serve again.
-    let mut before = Consumer::open(&cluster.on(away), consumer::open("orders"))
+    let mut before = Consumer::open(&cluster.on(away), consumer::open(BACKLOG))
         .await
         .unwrap();
+    let rate = number("TICKETRAIL_AWAY_RATE", 1_000);
+    let load = Load::streams(&cluster, rate, &others(&cluster, away)).await;
+    load.flows(&cluster, "before").await;
     match way {
         Away::Paused => cluster.pause(away),
         Away::Killed => cluster.kill(away),
@@ -83,7 +96,7 @@ async fn comes_back(way: Away) {
     let caught_up = Instant::now();
     let mut after = until("a consumer on the node", secs(5), async || {
         let clients = cluster.on(away);
-        let opened = Consumer::open(&clients, consumer::open("orders")).await;
+        let opened = Consumer::open(&clients, consumer::open(BACKLOG)).await;
         opened.map_err(|status| status.to_string())
     })
     .await;
@@ -98,9 +111,11 @@ async fn comes_back(way: Away) {
         assert!(told.is_ok(), "the consumer from before hears nothing");
     }
     drop((before, after));
-    let stats = cluster.stats("orders").await;
+    load.flows(&cluster, "beside the node that is back").await;
+    println!("{}", load.finish(&cluster).await);
+    let stats = cluster.stats(BACKLOG).await;
     assert_eq!(stats.published, published);
-    conserved("orders", &stats);
+    conserved(BACKLOG, &stats);
     agreed(&cluster).await;
 }
 
