@@ -78,16 +78,13 @@ fn address(config: &ServerConfig) -> Result<PeerAddress, RestoreError> {
     let address = match &config.entrance {
         Entrance::Join { .. } => return Err(RestoreError::Entrance { setting: "join" }),
         Entrance::None => config.address.clone(),
-        Entrance::Bootstrap(Bootstrap { members, .. }) => match members.as_slice() {
-            [me] => PeerAddress {
-                peer: me.peer_address.clone(),
-                client: me.client_address.clone(),
-            },
-            _ => {
-                let setting = "bootstrap";
-                return Err(RestoreError::Entrance { setting });
-            }
-        },
+        Entrance::Bootstrap(Bootstrap { members, .. }) if members.len() == 1 => {
+            members[&config.node].clone()
+        }
+        Entrance::Bootstrap(_) => {
+            let setting = "bootstrap";
+            return Err(RestoreError::Entrance { setting });
+        }
     };
     for (setting, found) in [
         ("advertise", &address.client),

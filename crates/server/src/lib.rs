@@ -29,7 +29,7 @@ mod spans;
 mod stopping;
 
 pub use config::{
-    Bootstrap, ConfigError, Entrance, LogConfig, LogFormat, Member, MessageLimits, MetricsConfig,
+    Bootstrap, ConfigError, Entrance, LogConfig, LogFormat, MessageLimits, MetricsConfig,
     OverloadLimits, ServerConfig, Snapshots, WrittenConfig, WrittenLimits, WrittenLog,
     WrittenMetrics, WrittenSnapshots, WrittenStop, WrittenTracing,
 };

@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,8 +6,7 @@ use ticketrail_core::NodeId;
 use ticketrail_raft::PeerAddress;
 use tonic::transport::Uri;
 
-use xxhash_rust::xxh3::xxh3_128;
-
+use super::entrance::{Entrance, cluster_id};
 use super::overload::{OverloadLimits, overload_limits};
 use super::snapshots::Snapshots;
 use super::written::{WrittenConfig, WrittenLimits, WrittenLog, WrittenMetrics, WrittenStop};
@@ -81,42 +79,6 @@ pub struct MetricsConfig {
     pub queues_max: usize,
 }
 
-/// How a node with an empty folder comes into a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entrance {
-    /// As one of the first members of a new one.
-    Bootstrap(Bootstrap),
-    /// Through members of one that is there.
-    Join {
-        /// Where these serve clients.
-        endpoints: Vec<String>,
-        /// It is to vote when it has caught up.
-        votes: bool,
-    },
-    /// It is not said: the folder is not empty, or an operator adds the node.
-    None,
-}
-
-/// A new cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bootstrap {
-    /// Identity of the cluster; never 0.
-    pub cluster_id: u128,
-    /// All members by id; this node is one of them.
-    pub members: Vec<Member>,
-}
-
-/// A member and where it is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The node.
-    pub node: NodeId,
-    /// Where it serves clients, `host:port`.
-    pub client_address: String,
-    /// Where it serves other nodes, `host:port`.
-    pub peer_address: String,
-}
-
 /// Bounds of what clients may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageLimits {
@@ -165,21 +127,6 @@ pub enum ConfigError {
 }
 
 impl WrittenConfig {
-    fn entrance(&self, node: NodeId, cluster_id: Option<u128>) -> Result<Entrance, ConfigError> {
-        if self.join.is_none() && self.learner.is_some() {
-            return Err(ConfigError::Missing("join"));
-        }
-        match (&self.bootstrap, &self.join) {
-            (Some(list), None) => Ok(Entrance::Bootstrap(bootstrap(node, list, cluster_id)?)),
-            (None, Some(list)) => Ok(Entrance::Join {
-                endpoints: endpoints(list)?,
-                votes: !self.learner.unwrap_or(false),
-            }),
-            (None, None) => Ok(Entrance::None),
-            (Some(_), Some(list)) => Err(invalid("join", "without `bootstrap`", list)),
-        }
-    }
-
     /// Where others reach this node. Told to the cluster by a node that joins, so it must be good then.
     fn reached_at(
         &self,
@@ -207,20 +154,6 @@ impl WrittenConfig {
             client: one("advertise", &self.advertise, listen)?,
         })
     }
-}
-
-fn endpoints(list: &str) -> Result<Vec<String>, ConfigError> {
-    let endpoint = |text: &str| {
-        let bare = text
-            .trim()
-            .trim_start_matches("http://")
-            .trim_end_matches('/');
-        let must = "a list of `host:port` with commas";
-        is_address(bare)
-            .then(|| bare.to_owned())
-            .ok_or_else(|| invalid("join", must, list))
-    };
-    list.split(',').map(endpoint).collect()
 }
 
 pub(super) fn invalid(
@@ -257,7 +190,7 @@ impl WrittenConfig {
             ));
         }
         let cluster_id = self.cluster_id.as_deref().map(cluster_id).transpose()?;
-        let entrance = self.entrance(node, cluster_id)?;
+        let entrance = Entrance::validate(&self, node, cluster_id)?;
         let address = self.reached_at(&listen, &peer_listen, &entrance)?;
         let messages = message_limits(&self.limits)?;
         let request = limits::request_bytes_max(messages.batch_bytes_max, messages.body_bytes_max);
@@ -282,7 +215,7 @@ impl WrittenConfig {
     }
 }
 
-fn address(setting: &'static str, text: String) -> Result<String, ConfigError> {
+pub(super) fn address(setting: &'static str, text: String) -> Result<String, ConfigError> {
     if is_address(&text) {
         return Ok(text);
     }
@@ -304,65 +237,6 @@ pub(crate) fn is_reachable(address: &str) -> bool {
         return false;
     };
     !["0.0.0.0", "[::]", "*"].contains(&host) && port != "0"
-}
-
-fn bootstrap(node: NodeId, list: &str, given: Option<u128>) -> Result<Bootstrap, ConfigError> {
-    let mut members = list.split(',').map(member).collect::<Result<Vec<_>, _>>()?;
-    members.sort_by_key(|member| member.node);
-    let ids: BTreeSet<_> = members.iter().map(|member| member.node).collect();
-    if ids.len() != members.len() {
-        return Err(invalid("bootstrap", "a list with each id once", list));
-    }
-    if !ids.contains(&node) {
-        return Err(invalid(
-            "bootstrap",
-            format!("a list with this node, {node}"),
-            list,
-        ));
-    }
-    let cluster_id = given.unwrap_or_else(|| made_from(&members));
-    Ok(Bootstrap {
-        cluster_id,
-        members,
-    })
-}
-
-fn cluster_id(text: &str) -> Result<u128, ConfigError> {
-    match u128::from_str_radix(text, 16) {
-        Ok(id) if id != 0 && text.len() == 32 => Ok(id),
-        _ => Err(invalid(
-            "cluster_id",
-            "32 hexadecimal digits, not all 0",
-            text,
-        )),
-    }
-}
-
-/// The same on all members, whatever the order in which the list was written.
-fn made_from(members: &[Member]) -> u128 {
-    let line = |m: &Member| format!("{}={}@{}\n", m.node, m.peer_address, m.client_address);
-    let text: String = members.iter().map(line).collect();
-    xxh3_128(text.as_bytes()).max(1)
-}
-
-fn member(text: &str) -> Result<Member, ConfigError> {
-    let wrong = || {
-        invalid(
-            "bootstrap",
-            "a list of `ID=PEER_HOST:PORT@CLIENT_HOST:PORT` with commas",
-            text,
-        )
-    };
-    let (id, addresses) = text.trim().split_once('=').ok_or_else(wrong)?;
-    let (peer, client) = addresses.split_once('@').ok_or_else(wrong)?;
-    let node = NodeId(id.parse().ok().filter(|id| *id > 0).ok_or_else(wrong)?);
-    let client_address = address("bootstrap", client.to_owned()).map_err(|_| wrong())?;
-    let peer_address = address("bootstrap", peer.to_owned()).map_err(|_| wrong())?;
-    Ok(Member {
-        node,
-        client_address,
-        peer_address,
-    })
 }
 
 fn dead_bytes_max(written: Option<u64>) -> Result<u64, ConfigError> {
@@ -483,7 +357,7 @@ mod tests {
             0x0123_4567_89ab_cdef_0123_4567_89ab_cdef
         );
         assert_eq!(config.cluster_id, Some(bootstrap.cluster_id));
-        assert_eq!(bootstrap.members[0].peer_address, "a:7500");
+        assert_eq!(bootstrap.members[&NodeId(1)].peer, "a:7500");
     }
 
     #[test]
@@ -497,23 +371,6 @@ mod tests {
             let why = WrittenConfig::parse(text).unwrap_err();
             assert!(why.contains("unknown field"), "{why}");
         }
-    }
-
-    #[test]
-    fn all_members_make_the_same_cluster_id_from_the_list() {
-        let id = |list: &str| {
-            let written = WrittenConfig {
-                bootstrap: Some(list.to_owned()),
-                cluster_id: None,
-                ..parse(FULL)
-            };
-            match written.validate().unwrap().entrance {
-                Entrance::Bootstrap(bootstrap) => bootstrap.cluster_id,
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(id("1=a:1@a:2,2=b:1@b:2"), id("2=b:1@b:2, 1=a:1@a:2"));
-        assert_ne!(id("1=a:1@a:2,2=b:1@b:2"), id("1=a:1@a:2,2=b:1@b:3"));
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Which cluster a node belongs to, and who else is in it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use ticketrail_core::NodeId;
 use ticketrail_raft::{PeerAddress, Replica};
 use ticketrail_storage::{OsDisk, identity};
 use tokio_util::sync::CancellationToken;
 
-use super::{RunError, join};
-use crate::config::{Bootstrap, Entrance, ServerConfig};
+use super::{RunError, join, known_members};
+use crate::config::{Entrance, ServerConfig};
 use crate::limits;
 use crate::peer::Peers;
 
@@ -46,19 +47,6 @@ pub(super) async fn cluster_id(config: &ServerConfig) -> Result<u128, RunError> 
     }
 }
 
-/// The members that a configuration names.
-pub(super) fn members(bootstrap: &Bootstrap) -> BTreeMap<NodeId, PeerAddress> {
-    let address = |member: &crate::config::Member| PeerAddress {
-        peer: member.peer_address.clone(),
-        client: member.client_address.clone(),
-    };
-    bootstrap
-        .members
-        .iter()
-        .map(|member| (member.node, address(member)))
-        .collect()
-}
-
 /// Tells where the members are reached.
 pub(super) fn set_addresses(
     peers: &Peers,
@@ -71,8 +59,13 @@ pub(super) fn set_addresses(
     peers.set_addresses(&addresses).map_err(RunError::Start)
 }
 
-/// Keeps the ways to the others as the log says that they are, until the node stops.
-pub(super) async fn follow_members(replica: Replica, peers: Peers, stop: CancellationToken) {
+/// Keeps the ways to the others as the log says that they are, and writes them down, until the node stops.
+pub(super) async fn follow_members(
+    replica: Replica,
+    peers: Peers,
+    data_dir: PathBuf,
+    stop: CancellationToken,
+) {
     let mut known = BTreeMap::new();
     let mut leadership = replica.leadership();
     let mut look = tokio::time::interval(limits::MEMBERS_LOOK);
@@ -86,7 +79,12 @@ pub(super) async fn follow_members(replica: Replica, peers: Peers, stop: Cancell
             if let Err(error) = set_addresses(&peers, &members) {
                 tracing::error!(%error, "a member cannot be reached at its address");
             }
-            known = members;
+            known = members.clone();
+            let data_dir = data_dir.clone();
+            let write = move || known_members::write(&data_dir, &members);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
+                tracing::warn!(%error, "the members cannot be written down");
+            }
         }
         tokio::select! {
             changed = leadership.changed() => if changed.is_err() { return },

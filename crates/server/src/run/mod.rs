@@ -2,6 +2,7 @@
 
 mod enter;
 mod join;
+mod known_members;
 mod measure;
 mod members;
 mod routes;

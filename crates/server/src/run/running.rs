@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::enter::{Way, enter};
 use super::join::Joining;
 use super::measure::measure;
-use super::members::{cluster_id, follow_members, members, set_addresses};
+use super::members::{cluster_id, follow_members, set_addresses};
 use super::routes::routes;
-use super::{Listeners, Machine, RunError, standing};
+use super::{Listeners, Machine, RunError, known_members, standing};
 use crate::alone::Alone;
 use crate::config::{Entrance, OverloadLimits, ServerConfig};
 use crate::limits;
@@ -86,7 +86,10 @@ impl Running {
         let spans = Spans::start(config.otlp_endpoint.as_deref(), me.node);
         let spans = spans.map_err(RunError::Start)?;
         let peers = Peers::new(me, folders.disk_id(), Arc::clone(&machine.wall_clock));
-        let (members, way) = way(&config);
+        let (first_members, way) = way(&config);
+        let mut members = known_members::read(&config.data_dir);
+        // An operator's word comes first.
+        members.extend(first_members.clone());
         set_addresses(&peers, &members)?;
         let replica_config = ReplicaConfig {
             dead_bytes_max: config.dead_bytes_max,
@@ -103,7 +106,7 @@ impl Running {
             broker_config(
                 me,
                 folders.disk_id(),
-                members.len(),
+                first_members.len(),
                 machine.wall_clock,
                 &config.overload,
             ),
@@ -139,6 +142,7 @@ impl Running {
             peer_tasks: JoinSet::new(),
         };
         running.measure(config.data_dir.clone());
+        running.follow_members(config.data_dir.clone());
         let watched = Watched::new(
             Arc::clone(&running.node),
             config.data_dir,
@@ -171,6 +175,13 @@ impl Running {
                 () = stop.cancelled() => {}
             }
         });
+    }
+
+    fn follow_members(&mut self, data_dir: PathBuf) {
+        let replica = self.node.broker.replica().clone();
+        let (peers, stop) = (self.peers.clone(), self.stop_peers.clone());
+        let follow = follow_members(replica, peers, data_dir, stop);
+        self.peer_tasks.spawn(follow);
     }
 
     fn measure(&mut self, data_dir: PathBuf) {
@@ -213,8 +224,6 @@ impl Running {
         self.peer_tasks.spawn(ended("peers", peers));
 
         let replica = self.node.broker.replica().clone();
-        let follow = follow_members(replica.clone(), self.peers.clone(), self.stop_peers.clone());
-        self.peer_tasks.spawn(follow);
 
         let (reporter, health) = services::health(&self.node).await;
         self.client_tasks.spawn(services::watch_health(
@@ -314,7 +323,7 @@ fn way(config: &ServerConfig) -> (BTreeMap<NodeId, PeerAddress>, Way) {
     let address = config.address.clone();
     match &config.entrance {
         Entrance::Bootstrap(bootstrap) => {
-            let members = members(bootstrap);
+            let members = bootstrap.members.clone();
             (members.clone(), Way::Founding(members))
         }
         Entrance::Join { endpoints, votes } => {
