@@ -170,7 +170,7 @@ impl Proposer {
         let bytes_max = ENTRY_BYTES_MAX.min(self.replica.entry_bytes_max() / 4 * 3);
         let mut commands: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
-        while let Some(next) = held.take().or_else(|| proposals.try_recv()) {
+        while let Some(mut next) = held.take().or_else(|| proposals.try_recv()) {
             if next.term < reign.term {
                 continue;
             }
@@ -178,15 +178,21 @@ impl Proposer {
                 *held = Some(next);
                 break;
             }
-            let next_bytes: usize = next.commands.iter().map(Bytes::len).sum();
-            let full = commands.len() + next.commands.len() > ENTRY_COMMANDS_MAX
-                || bytes + next_bytes > bytes_max;
-            if full && !commands.is_empty() {
+            let fits = |command: &Bytes| {
+                let fits =
+                    commands.len() < ENTRY_COMMANDS_MAX && bytes + command.len() <= bytes_max;
+                let is_first = commands.is_empty();
+                (fits || is_first).then(|| {
+                    bytes += command.len();
+                    commands.push(command.clone());
+                })
+            };
+            let taken = next.commands.iter().map_while(fits).count();
+            if taken < next.commands.len() {
+                next.commands.drain(..taken);
                 *held = Some(next);
                 break;
             }
-            bytes += next_bytes;
-            commands.extend(next.commands);
         }
         let counts = self.hub.counts();
         counts.set_clock_alarm(reign.wall.disagrees());

@@ -263,9 +263,13 @@ impl Inner {
             }
         };
         let mut leadership = self.leadership.clone();
-        self.replica.transfer_leadership(asked).await;
         let until = deadline.min(Instant::now() + HAND_OVER_MAX);
-        let other = leadership.wait_for(|now| now.leader.is_some() && !now.is_leader);
+        let other = async {
+            self.replica.transfer_leadership(asked).await;
+            leadership
+                .wait_for(|now| now.leader.is_some() && !now.is_leader)
+                .await
+        };
         match timeout_at(until, other).await {
             Ok(Ok(now)) => {
                 let leader = now.leader.unwrap_or_default();
