@@ -296,6 +296,17 @@ impl Cluster {
         self.measured(id, Process::cpu_time)
     }
 
+    /// CPU time of all nodes, and of this process, which makes the load on the same machine.
+    ///
+    /// # Panics
+    /// When `/proc` cannot be read.
+    #[must_use]
+    pub fn cpu_times(&self) -> [Duration; 2] {
+        let nodes = self.ids().into_iter().map(|id| self.cpu_time(id));
+        let own = process::own_cpu_time().expect("/proc can be read");
+        [nodes.sum(), own]
+    }
+
     fn measured<T>(&self, id: NodeId, what: impl Fn(&Process) -> std::io::Result<T>) -> T {
         let process = self.node(id).process.lock().expect("not poisoned");
         what(process.as_ref().expect("a running node")).expect("/proc can be read")

@@ -75,14 +75,23 @@ impl Process {
 
     /// CPU time since it started, user and system, in steps of 10 ms.
     pub(super) fn cpu_time(&self) -> io::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let user_and_system = after_name.split_whitespace().skip(11).take(2);
-        let ticks: Option<u64> = user_and_system.map(|field| field.parse::<u64>().ok()).sum();
-        ticks
-            .map(|ticks| Duration::from_millis(ticks * 10))
-            .ok_or_else(|| io::Error::other("no times in /proc/PID/stat"))
+        cpu_time(self.pid())
     }
+}
+
+/// CPU time of this very process, likewise.
+pub(super) fn own_cpu_time() -> io::Result<Duration> {
+    cpu_time(std::process::id())
+}
+
+fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let user_and_system = after_name.split_whitespace().skip(11).take(2);
+    let ticks: Option<u64> = user_and_system.map(|field| field.parse::<u64>().ok()).sum();
+    ticks
+        .map(|ticks| Duration::from_millis(ticks * 10))
+        .ok_or_else(|| io::Error::other("no times in /proc/PID/stat"))
 }
 
 impl Drop for Process {

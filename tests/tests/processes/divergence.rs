@@ -6,6 +6,7 @@ use bytes::Bytes;
 use ticketrail_proto::v1::{SettleKind, TransferLeadershipRequest};
 use ticketrail_tests::cluster::checks::{agreed, conserved};
 use ticketrail_tests::cluster::consumer::{body, receive, settle};
+use ticketrail_tests::cluster::members::Entrance;
 use ticketrail_tests::cluster::producer::{item, publish};
 use ticketrail_tests::cluster::{Cluster, NodeId, Producer, Program, secs, until, within};
 
@@ -78,6 +79,23 @@ fn found_out_at(said: &str) -> u64 {
     index.parse().unwrap()
 }
 
+async fn finds_itself_out(cluster: &Cluster, differs: NodeId) {
+    let ended = until("the node to find itself out", secs(90), async || {
+        let seen = cluster.view(differs).await.map(|view| view.applied_index);
+        cluster.has_ended(differs).ok_or(seen)
+    })
+    .await;
+    assert_eq!(ended.code(), Some(1), "it ends by itself, with a failure");
+}
+
+fn took_the_state_of_a_peer(cluster: &Cluster, differed: NodeId) {
+    let said = cluster.log_text(differed);
+    assert!(
+        said.contains("the state here differs from a majority's: it is taken from a peer"),
+        "{said}"
+    );
+}
+
 async fn differs_and_comes_back(leader: NodeId) {
     let cluster = Cluster::builder().program(Program::Faulty).prepared().await;
     cluster.set_fault(DIFFERS, "diverges-at", DIVERGES_AT);
@@ -93,12 +111,7 @@ async fn differs_and_comes_back(leader: NodeId) {
     assert!(before < DIVERGES_AT, "entry {before} was applied already");
 
     let load = Load::streams(&cluster, 400, &[2, 3, DIFFERS]).await;
-    let ended = until("the node to find itself out", secs(90), async || {
-        let seen = cluster.view(DIFFERS).await.map(|view| view.applied_index);
-        cluster.has_ended(DIFFERS).ok_or(seen)
-    })
-    .await;
-    assert_eq!(ended.code(), Some(1), "it ends by itself, with a failure");
+    finds_itself_out(&cluster, DIFFERS).await;
     let said = cluster.log_text(DIFFERS);
     let index = found_out_at(&said);
     // The newest digest is told: on a busy machine one may be passed over.
@@ -115,11 +128,7 @@ async fn differs_and_comes_back(leader: NodeId) {
     cluster.restart(DIFFERS).await;
     load.flows(&cluster, "with all nodes").await;
     println!("{}", load.finish(&cluster).await);
-    let said = cluster.log_text(DIFFERS);
-    assert!(
-        said.contains("the state here differs from a majority's: it is taken from a peer"),
-        "{said}"
-    );
+    took_the_state_of_a_peer(&cluster, DIFFERS);
     conserved(QUEUE, &cluster.stats(QUEUE).await);
     let read = read_back(&cluster, DIFFERS).await;
     assert_eq!(read.len(), kept.len(), "each message once");
@@ -138,4 +147,24 @@ async fn a_follower_that_differs_stops_itself_and_comes_back_with_the_state_of_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_differs_stops_itself_and_comes_back_with_the_state_of_the_others() {
     differs_and_comes_back(DIFFERS).await;
+}
+
+/// Its configuration names no members; it knows them from before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joined_and_differs_comes_back_likewise() {
+    const JOINED: NodeId = 4;
+    let mut cluster = Cluster::builder().program(Program::Faulty).start().await;
+    cluster.queue(QUEUE).create().await;
+    cluster.prepare_node(JOINED, Entrance::Join);
+    cluster.set_fault(JOINED, "diverges-at", DIVERGES_AT);
+    cluster.restart(JOINED).await;
+    let before = cluster.view(JOINED).await.unwrap().applied_index;
+    assert!(before < DIVERGES_AT, "entry {before} was applied already");
+    let load = Load::streams(&cluster, 400, &[1, 2, 3]).await;
+    finds_itself_out(&cluster, JOINED).await;
+    cluster.restart(JOINED).await;
+    took_the_state_of_a_peer(&cluster, JOINED);
+    load.flows(&cluster, "with all nodes").await;
+    println!("{}", load.finish(&cluster).await);
+    agreed(&cluster).await;
 }

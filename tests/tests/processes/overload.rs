@@ -201,11 +201,16 @@ struct Measured {
     called_per_second: u64,
     consumed_per_second: u64,
     resident_bytes_max: u64,
+    /// Of all nodes, a message.
+    nodes_cpu_us: f64,
+    /// Of this process, which makes the load on the same machine, in processors.
+    load_cpus: f64,
 }
 
 async fn measure(cluster: &Cluster, counts: &Counts, time: Duration) -> Measured {
     let began = Instant::now();
     let before = [&counts.confirmed, &counts.called, &counts.consumed].map(|n| n.load(Relaxed));
+    let cpu_before = cluster.cpu_times();
     let mut resident_bytes_max = 0;
     while began.elapsed() < time {
         sleep(millis(250)).await;
@@ -217,7 +222,13 @@ async fn measure(cluster: &Cluster, counts: &Counts, time: Duration) -> Measured
         let count = now.load(Relaxed) - before;
         (count as f64 / began.elapsed().as_secs_f64()) as u64
     };
+    let confirmed = counts.confirmed.load(Relaxed) - before[0];
+    let took = began.elapsed().as_secs_f64();
+    let cpu = cluster.cpu_times();
+    let [nodes, load] = [0, 1].map(|at| cpu[at].saturating_sub(cpu_before[at]).as_secs_f64());
     Measured {
+        nodes_cpu_us: nodes * 1e6 / confirmed as f64,
+        load_cpus: load / took,
         confirmed_per_second: per_second(&counts.confirmed, before[0]),
         called_per_second: per_second(&counts.called, before[1]),
         consumed_per_second: per_second(&counts.consumed, before[2]),
