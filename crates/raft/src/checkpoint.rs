@@ -480,8 +480,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// What Raft no longer needs and the state does not refer to. Bodies of entries that are not
-    /// applied yet came with a snapshot that is being installed.
+    /// What Raft no longer needs and the state does not refer to.
     fn dead(&self, applied: &Applied) -> Dead {
         let (Some(purged), Some(last)) = (self.log.state().purged, applied.last) else {
             return Dead::default();

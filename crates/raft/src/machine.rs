@@ -110,7 +110,7 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Machine<R> {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
-        match self.shelf.newest() {
+        match self.newest() {
             Some(shelved) if !force => Some(Builder::Ready(Box::new(shelved))),
             None if !force => None,
             _ => Some(self.build_from_state()),
@@ -130,7 +130,7 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Machine<R> {
         let (meta, log) = (meta.clone(), self.log.clone());
         let read = R::blocking(move || {
             let (state, rows) = snapshot.read()?;
-            if !shelf.holds(&snapshot) {
+            if !shelf.is_of(&snapshot) {
                 shelf.write(meta.clone(), state.version(), push_all(&rows))?;
             }
             let last_index = meta.last_log_id.map_or(0, |id| id.index);
@@ -154,11 +154,18 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Machine<R> {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<FileSnapshot>, io::Error> {
-        Ok(self.shelf.newest().map(as_snapshot))
+        Ok(self.newest().map(as_snapshot))
     }
 }
 
 impl<R> Machine<R> {
+    /// Not the one that a peer sent and that is still to be installed: openraft would take it for
+    /// installed.
+    fn newest(&self) -> Option<Shelved> {
+        let applied = self.shared.lock().last;
+        self.shelf.newest_upto(applied)
+    }
+
     fn build_from_state(&self) -> Builder {
         let applied = self.shared.lock();
         Builder::Rows {

@@ -222,7 +222,11 @@ impl<R: Runtime> Engine for Node<R> {
         term: u64,
         payload: Bytes,
     ) -> BoxFuture<'static, Result<Committed, ProposeError>> {
-        if payload.len() > self.config.entry_bytes_max || !codec::is_payload(&payload) {
+        let bytes_max = self
+            .config
+            .entry_bytes_max
+            .min(self.log.payload_bytes_max());
+        if payload.len() > bytes_max || !codec::is_payload(&payload) {
             return Box::pin(async { Err(ProposeError::Invalid) });
         }
         let raft = self.raft.clone();
@@ -259,11 +263,11 @@ impl<R: Runtime> Engine for Node<R> {
     }
 
     fn transfer_leadership(&self, to: NodeId) -> BoxFuture<'static, ()> {
-        let raft = self.raft.clone();
+        let (raft, me) = (self.raft.clone(), self.config.node_id);
         Box::pin(async move {
             let votes = move |state: &RaftState<Types<R>>| {
                 let membership = state.membership_state.effective().membership();
-                membership.voter_ids().any(|voter| voter == to.0)
+                to != me && membership.voter_ids().any(|voter| voter == to.0)
             };
             // An error means that the replica stopped, and with that it leads no more either.
             if raft.with_raft_state(votes).await.is_ok_and(|votes| votes) {

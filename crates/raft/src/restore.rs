@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ticketrail_core::State;
 use ticketrail_storage::checkpoint::{self, CheckpointError, CheckpointStore, SledCheckpoint};
-use ticketrail_storage::{Log, LogState, StorageError, disk_space};
+use ticketrail_storage::{Log, LogState, disk_space};
 
 use crate::codec;
 use crate::error::StartError;
@@ -96,16 +96,18 @@ pub(crate) fn restore(
             from_snapshot(open_empty(opener)?, shelf, log)?
         }
     };
-    // What still waits came with a snapshot that is not the state now.
-    log.discard_bodies().map_err(bodies_failed)?;
+    if log.bodies_wait_for().is_some() {
+        // They came with a snapshot that is not the state now.
+        shelf.discard_fetched(log, None).map_err(bodies_failed)?;
+    }
     check_against_log(restored.meta.last_log_id, &log.state())?;
     Ok(restored)
 }
 
-fn bodies_failed(error: StorageError) -> StartError {
+fn bodies_failed(source: io::Error) -> StartError {
     StartError::Io {
         doing: "taking or removing the bodies that came with a snapshot",
-        source: io::Error::other(error),
+        source,
     }
 }
 
@@ -184,7 +186,8 @@ fn from_snapshot(
     let (state, meta) = read_newest(shelf)?;
     if let Some(last) = meta.last_log_id {
         // They are here if the install did not come to its end.
-        log.adopt_bodies(last.index).map_err(bodies_failed)?.show();
+        let bodies = log.adopt_bodies(last.index).map_err(io::Error::other);
+        bodies.map_err(bodies_failed)?.show();
     }
     Ok(Restored {
         state,
@@ -231,7 +234,9 @@ mod tests {
 
     use bytes::Bytes;
     use ticketrail_storage::sim::SimDisk;
-    use ticketrail_storage::{Identity, LogConfig, LogWriter, MemoryCheckpoint, Record};
+    use ticketrail_storage::{
+        Identity, LogConfig, LogWriter, MemoryCheckpoint, Record, StorageError,
+    };
 
     use super::*;
     use crate::shelf::push_all;
@@ -424,6 +429,34 @@ mod tests {
             assert_eq!(&disks.log.read_body(20).unwrap()[..], expected.as_bytes());
             drop(disks.writer);
         }
+    }
+
+    #[test]
+    fn what_was_fetched_in_vain_goes_with_its_file() {
+        let mut disks = disks(9, None);
+        save(&mut disks.checkpoint, 5);
+        let fetch = |last| {
+            let mut bodies = disks.log.body_writer().unwrap();
+            bodies.push(3, b"fetched").unwrap();
+            bodies.finish_for_snapshot(last).unwrap();
+            let file = push_all(&rows_at(last));
+            disks.shelf.write(meta_at(last), 1, file).unwrap();
+        };
+        fetch(12);
+        // Raft must not hear of it before it is installed.
+        let newest = |upto| disks.shelf.newest_upto(Some(log_id(1, upto)));
+        assert!(newest(11).is_none());
+        assert_eq!(newest(12).and_then(|file| file.last_index()), Some(12));
+        disks.shelf.discard_fetched(&disks.log, None).unwrap();
+        assert_eq!(disks.log.bodies_wait_for(), None);
+        assert!(disks.shelf.newest().is_none());
+        assert_eq!(start(&disks).unwrap(), Some(5));
+        // One without bodies is told by its end.
+        let file = push_all(&rows_at(12));
+        disks.shelf.write(meta_at(12), 1, file).unwrap();
+        disks.shelf.discard_fetched(&disks.log, Some(12)).unwrap();
+        assert_eq!(start(&disks).unwrap(), Some(5));
+        drop(disks.writer);
     }
 
     #[test]

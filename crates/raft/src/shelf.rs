@@ -4,13 +4,13 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ticketrail_storage::snapshot::{self, Manifest, Snapshot, SnapshotName, SnapshotWriter};
-use ticketrail_storage::{Disk, DiskFile, Identity};
+use ticketrail_storage::{Disk, DiskFile, Identity, Log};
 
 use crate::codec;
 use crate::config::GROUP;
 use crate::machine::StateAndRows;
 use crate::rows::Reading;
-use crate::types::{SnapshotMeta, term_of};
+use crate::types::{LogId, SnapshotMeta, term_of};
 
 /// Name of the file that a peer's snapshot comes in.
 const INCOMING: &str = "incoming-snapshot";
@@ -136,10 +136,9 @@ impl Shelf {
         self.disk.sync_dir()
     }
 
-    /// Whether this very file is here.
-    pub(crate) fn holds(&self, file: &Shelved) -> bool {
-        let here = |held: &Shelved| held.name == file.name && held.meta == file.meta;
-        file.owner == self.owner && self.files().iter().any(here)
+    /// Whether the file is one of this folder's, or was.
+    pub(crate) fn is_of(&self, file: &Shelved) -> bool {
+        Arc::ptr_eq(&self.disk, &file.disk)
     }
 
     /// Removes all files: their state was proved wrong.
@@ -153,22 +152,35 @@ impl Shelf {
         Ok(())
     }
 
-    /// Removes the file that ends at this entry, if there is one, durably so.
-    pub(crate) fn remove(&self, last_index: u64) -> io::Result<()> {
-        let _writing = self.writing.lock().expect("no panic under this lock");
-        let ends_there = |file: &Shelved| file.last_index() == Some(last_index);
-        let found: Vec<_> = self
-            .files()
-            .iter()
-            .filter(|file| ends_there(file))
-            .cloned()
-            .collect();
-        for file in found {
-            self.disk.remove(&file.name.file_name())?;
-            self.disk.sync_dir()?;
-            self.files().retain(|kept| kept.name != file.name);
+    /// Removes what was fetched of a snapshot that is not to be installed: the file first, durably so,
+    /// as a start would install it, then the bodies that wait for it. `last_index`: where it ends, if
+    /// none do.
+    pub(crate) fn discard_fetched(&self, log: &Log, last_index: Option<u64>) -> io::Result<()> {
+        for last_index in [last_index, log.bodies_wait_for()].into_iter().flatten() {
+            self.remove(last_index)?;
         }
+        log.discard_bodies().map_err(io::Error::other)?;
+        self.drop_incoming()
+    }
+
+    /// As the folder tells: a file that could not be synced or read is on no list.
+    fn remove(&self, last_index: u64) -> io::Result<()> {
+        let _writing = self.writing.lock().expect("no panic under this lock");
+        let names = snapshot::list(&*self.disk, GROUP)?.into_iter();
+        for name in names.filter(|name| name.last_index == last_index) {
+            self.disk.remove(&name.file_name())?;
+        }
+        self.disk.sync_dir()?;
+        self.files()
+            .retain(|file| file.last_index() != Some(last_index));
         Ok(())
+    }
+
+    /// The newest that covers nothing beyond this entry.
+    pub(crate) fn newest_upto(&self, last: Option<LogId>) -> Option<Shelved> {
+        let files = self.files();
+        let within = |file: &&Shelved| file.meta.last_log_id <= last;
+        files.iter().find(within).cloned()
     }
 
     /// The newest.

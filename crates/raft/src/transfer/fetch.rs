@@ -96,13 +96,13 @@ impl Fetcher {
         from: NodeId,
         last_index_min: u64,
     ) -> Result<Shelved, FetchError> {
-        self.discard::<R>().await?;
+        self.discard::<R>(None).await?;
         let opened = self.open::<R>(from, last_index_min).await?;
         tracing::info!(%from, index = opened.snapshot.last_log_id.map(|id| id.index), file_bytes = opened.snapshot.file_bytes,
             body_bytes = opened.snapshot.body_bytes, "fetching a snapshot");
         let fetched = self.fetch_opened::<R>(&opened, last_index_min).await;
         if fetched.is_err() {
-            self.discard_or_warn::<R>().await;
+            self.discard_or_warn::<R>(None).await;
         }
         // Also after a failure: it costs the peer disk for as long as it is open. Unanswered, it is
         // closed by its idleness.
@@ -114,22 +114,16 @@ impl Fetcher {
         fetched
     }
 
-    /// Removes what was fetched and not installed. The file goes first: a start would install it.
-    async fn discard<R: Runtime>(&self) -> Result<(), FetchError> {
+    async fn discard<R: Runtime>(&self, last_index: Option<u64>) -> io::Result<()> {
         let (log, shelf) = (self.log.clone(), self.shelf.clone());
-        let discard = move || {
-            if let Some(last_index) = log.bodies_wait_for() {
-                shelf.remove(last_index)?;
-            }
-            log.discard_bodies()?;
-            Ok::<_, FetchError>(shelf.drop_incoming()?)
-        };
+        let discard = move || shelf.discard_fetched(&log, last_index);
         R::blocking(discard).await?
     }
 
-    /// The same where nobody waits for it; the next fetch begins with it.
-    pub(crate) async fn discard_or_warn<R: Runtime>(&self) {
-        if let Err(error) = self.discard::<R>().await {
+    /// Removes what was fetched, of a snapshot that ends at `last_index` if all of it was. The next
+    /// fetch begins with what could not be removed.
+    pub(crate) async fn discard_or_warn<R: Runtime>(&self, last_index: Option<u64>) {
+        if let Err(error) = self.discard::<R>(last_index).await {
             tracing::warn!(%error, "what was fetched of a snapshot could not be removed");
         }
     }

@@ -152,27 +152,53 @@ async fn fetch_and_install<R: Runtime>(
     let fetcher = node.transfers.receiving.fetcher.clone();
     let fetched = fetcher.fetch::<R>(from, wanted.index).await;
     let shelved = fetched.map_err(|error| error.to_string())?;
-    let installed = install(node, shelved).await;
-    // Bodies that still wait belong to a snapshot that was refused, or that the log overtook.
-    fetcher.discard_or_warn::<R>().await;
-    installed
+    let last = shelved.meta().last_log_id.ok_or("a snapshot of nothing")?;
+    match install(node, shelved, last).await? {
+        Installed::Yes => Ok(last),
+        Installed::Overtaken => {
+            fetcher.discard_or_warn::<R>(None).await;
+            Ok(last)
+        }
+        Installed::Refused => {
+            fetcher.discard_or_warn::<R>(Some(last.index)).await;
+            Err("the leader that offered it is not in office any more".to_owned())
+        }
+    }
 }
 
-async fn install<R: Runtime>(node: &Arc<Node<R>>, shelved: Shelved) -> Result<LogId, String> {
-    let meta = shelved.meta().clone();
-    let last = meta.last_log_id.ok_or("a snapshot of nothing")?;
+/// What became of a snapshot for certain.
+enum Installed {
+    Yes,
+    /// The log came further meanwhile.
+    Overtaken,
+    Refused,
+}
+
+/// An error tells nothing of the snapshot, and Raft has ended: a start looks what is there.
+async fn install<R: Runtime>(
+    node: &Arc<Node<R>>,
+    shelved: Shelved,
+    last: LogId,
+) -> Result<Installed, String> {
     let vote = node.transfers.receiving.newest_vote();
     // Raft takes a snapshot that is newer than the leader who offers it for a broken one.
-    let vote = vote.filter(|vote| vote.leader_id().term >= term_of(&last));
-    let vote = vote.ok_or("the leader that offered it is not in office any more")?;
+    let Some(vote) = vote.filter(|vote| vote.leader_id().term >= term_of(&last)) else {
+        return Ok(Installed::Refused);
+    };
     let snapshot = Snapshot {
-        meta,
+        meta: shelved.meta().clone(),
         snapshot: shelved,
     };
     let installed = node.raft.install_full_snapshot(vote, snapshot).await;
     let response = installed.map_err(|error| error.to_string())?;
     if response.vote > vote {
-        return Err("the leader that offered it is not in office any more".to_owned());
+        return Ok(Installed::Refused);
     }
-    Ok(last)
+    if node.shared.lock().last < Some(last) {
+        return Err("Raft says that it is installed, and the state is another one".to_owned());
+    }
+    match node.transfers.receiving.fetcher.log.bodies_wait_for() {
+        None => Ok(Installed::Yes),
+        Some(_) => Ok(Installed::Overtaken),
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{BodySegment, Incoming, MAGIC, NEW_PREFIX, PREFIX, name, seed};
+use super::{BodySegment, Incoming, MAGIC, NEW_PREFIX, PREFIX, seed};
 use crate::disk::{Disk, DiskFile, read_up_to};
 use crate::error::StorageError;
 use crate::header::{self, HEADER_BYTES, u32_at, u64_at};
@@ -78,23 +78,27 @@ pub(super) fn encode_trailer(crc_seed: u32, footer_at: u32, file_bytes: u32) -> 
 ///
 /// # Errors
 /// `DataLoss` where one of them is damaged: the file had been whole when it got its name.
-pub(crate) fn open(disk: &dyn Disk, owner: Identity, id: u64) -> Result<BodySegment, StorageError> {
-    let name = name(id);
-    let io = |error: io::Error| StorageError::io("read", &name, error);
-    let file = disk.open(&name).map_err(io)?;
-    let extra = header::read(MAGIC, owner, &name, &*file)?;
+pub(crate) fn open(
+    disk: &dyn Disk,
+    owner: Identity,
+    id: u64,
+    name: &str,
+) -> Result<BodySegment, StorageError> {
+    let io = |error: io::Error| StorageError::io("read", name, error);
+    let file = disk.open(name).map_err(io)?;
+    let extra = header::read(MAGIC, owner, name, &*file)?;
     if u64_at(&extra, 0) != id {
         let reason = "its header names another body segment";
-        return Err(StorageError::damaged(&name, 0, reason));
+        return Err(StorageError::damaged(name, 0, reason));
     }
     let bytes = file.len().map_err(io)?;
-    let footer_at = read_trailer(&*file, &name, seed(owner, id), bytes)?;
+    let footer_at = read_trailer(&*file, name, seed(owner, id), bytes)?;
     let footer_bytes = (bytes - u64::from(footer_at)) as usize - TRAILER_BYTES;
     let footer = read_up_to(&*file, u64::from(footer_at), footer_bytes).map_err(io)?;
     let places = decode_footer(seed(owner, id), id, &footer, footer_at);
     let (indexes, offsets) = places.ok_or_else(|| {
         let reason = "its footer fails the check";
-        StorageError::damaged(&name, u64::from(footer_at), reason)
+        StorageError::damaged(name, u64::from(footer_at), reason)
     })?;
     Ok(BodySegment {
         file: SegmentFile::of_bodies(owner, id, bytes, file),

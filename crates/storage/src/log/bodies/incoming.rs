@@ -4,6 +4,7 @@
 //! are not read before that state is here. Until then they have a name that tells the snapshot's last entry. A start finds them by
 //! it, and the caller tells, by the state that it starts with, whether they are to be read or to be removed.
 
+use std::io;
 use std::sync::Arc;
 
 use super::{BodySegment, file, name};
@@ -63,12 +64,14 @@ pub(crate) fn adopt(
     snapshot: u64,
 ) -> Result<AdoptedBodies, StorageError> {
     let waiting = shared.lock().incoming.clone();
-    let mut segments = Vec::new();
-    for incoming in waiting.iter().filter(|waits| waits.snapshot == snapshot) {
-        let name = name(incoming.id);
-        let renamed = shared.disk.rename(&incoming.name(), &name);
+    let of_it = || waiting.iter().filter(|waits| waits.snapshot == snapshot);
+    // All are whole before any is the log's.
+    let open = |waits: &Incoming| file::open(&*shared.disk, owner, waits.id, &waits.name());
+    let segments = of_it().map(open).collect::<Result<Vec<_>, _>>()?;
+    for waits in of_it() {
+        let name = name(waits.id);
+        let renamed = shared.disk.rename(&waits.name(), &name);
         renamed.map_err(|error| StorageError::io("name", &name, error))?;
-        segments.push(file::open(&*shared.disk, owner, incoming.id)?);
     }
     if !segments.is_empty() {
         sync(shared)?;
@@ -87,8 +90,12 @@ pub(crate) fn discard(shared: &Shared) -> Result<(), StorageError> {
     let waiting = shared.lock().incoming.clone();
     for incoming in &waiting {
         let name = incoming.name();
-        let removed = shared.disk.remove(&name);
-        removed.map_err(|error| StorageError::io("remove", &name, error))?;
+        match shared.disk.remove(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::io("remove", &name, error));
+            }
+            _ => {}
+        }
         shared.lock().incoming.retain(|waits| waits != incoming);
     }
     if !waiting.is_empty() {

@@ -116,7 +116,8 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &LogConfig) -> Result<Recove
     }
     end.state.vote = found_vote.vote;
     for id in &body_names.finished {
-        let segment = bodies::open(&**disk, config.owner(), *id)?;
+        let name = bodies::name(*id);
+        let segment = bodies::open(&**disk, config.owner(), *id, &name)?;
         end.state.bodies.add(segment);
     }
     end.report.body_segments = body_names.finished.len();
