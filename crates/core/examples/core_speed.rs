@@ -124,7 +124,7 @@ fn run(name: &str, batch: u32, consumers: u128, producer: bool, backlog: u32) {
             settle = Some(acks);
         }
         if round % 1_000 == 999 {
-            bench.state.drain_changes();
+            bench.state.drain_changes(|_, _| {});
         }
     }
     let queue = bench.state.queue("default", "q").expect("it was created");

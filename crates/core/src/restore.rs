@@ -478,12 +478,12 @@ mod tests {
         assert_eq!(restored.rows(), rows);
         assert_eq!(restored.next_deadline(), script.state.next_deadline());
         let mut stored: BTreeMap<_, _> = before.into_iter().collect();
-        for (key, row) in restored.drain_changes() {
+        restored.drain_changes(|key, row| {
             match row {
                 Some(row) => stored.insert(key, row),
                 None => stored.remove(&key),
             };
-        }
+        });
         assert!(stored.into_iter().eq(rows));
     }
 

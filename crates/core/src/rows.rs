@@ -1,15 +1,13 @@
 //! The state as rows, and the changes of rows.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::queue::Queue;
 use crate::row::{MetaRow, Row, RowKey};
 use crate::runs;
 use crate::state::State;
-
-type Changes = BTreeMap<RowKey, Option<Row>>;
 
 impl State {
     /// All rows, in the order of their keys.
@@ -46,47 +44,52 @@ impl State {
         self.shared.dirty.len()
     }
 
-    /// The rows that are different from those at the last call (`None` = gone), in the order of
-    /// their keys. What came and went in between does not appear.
-    pub fn drain_changes(&mut self) -> Vec<(RowKey, Option<Row>)> {
-        let mut changes = Changes::new();
-        for key in core::mem::take(&mut self.shared.gone) {
-            changes.insert(key, None);
-        }
+    /// Tells the rows that are different from those at the last call (`None` = gone), each once, in any
+    /// order. What came and went in between does not appear.
+    pub fn drain_changes(&mut self, mut tell: impl FnMut(RowKey, Option<Row>)) {
+        // What is gone may have come again.
+        let mut gone: BTreeSet<RowKey> =
+            core::mem::take(&mut self.shared.gone).into_iter().collect();
+        let mut tell_new = |key: RowKey, row| {
+            if !gone.is_empty() {
+                gone.remove(&key);
+            }
+            tell(key, row);
+        };
         if core::mem::take(&mut self.meta_dirty) {
-            changes.insert(RowKey::Meta, Some(self.meta_row()));
+            tell_new(RowKey::Meta, Some(self.meta_row()));
         }
         self.namespaces.drain_dirty(|name, namespace| {
             let row = namespace.map(|_| Row::Namespace);
-            changes.insert(RowKey::Namespace(name.clone()), row);
+            tell_new(RowKey::Namespace(name.clone()), row);
         });
         let mut changed = Vec::new();
         self.producers.drain_dirty(|id, producer| {
             changed.push(*id);
             let row = producer.map(|producer| Row::Producer(producer.row.clone()));
-            changes.insert(RowKey::Producer(*id), row);
+            tell_new(RowKey::Producer(*id), row);
         });
         for id in changed {
             if let Some(producer) = self.producers.get_unmarked(&id) {
                 producer.chunks.drain_dirty(|chunk, stored| {
                     let row = stored.map(|stored| Row::ProducerChunk(stored.clone()));
-                    changes.insert(RowKey::ProducerChunk(id, *chunk), row);
+                    tell_new(RowKey::ProducerChunk(id, *chunk), row);
                 });
             }
         }
         self.shared.sessions.drain_dirty(|id, session| {
             let row = session.map(|session| Row::Session(session.row));
-            changes.insert(RowKey::Session(*id), row);
+            tell_new(RowKey::Session(*id), row);
         });
         self.nodes.drain_dirty(|id, node| {
-            changes.insert(RowKey::Node(*id), node.map(|node| Row::Node(*node)));
+            tell_new(RowKey::Node(*id), node.map(|node| Row::Node(*node)));
         });
         for id in core::mem::take(&mut self.shared.dirty) {
             if let Some(queue) = self.queues.get_mut(&id) {
-                queue.drain_changes(&mut changes);
+                queue.drain_changes(&mut tell_new);
             }
         }
-        changes.into_iter().collect()
+        gone.into_iter().for_each(|key| tell(key, None));
     }
 
     fn meta_row(&self) -> Row {
@@ -141,29 +144,29 @@ impl Queue {
         }
     }
 
-    fn drain_changes(&mut self, changes: &mut Changes) {
+    fn drain_changes(&mut self, tell: &mut dyn FnMut(RowKey, Option<Row>)) {
         let id = self.id;
         self.stored = true;
-        changes.insert(RowKey::Queue(id), Some(Row::Queue(Box::new(self.row()))));
+        tell(RowKey::Queue(id), Some(Row::Queue(Box::new(self.row()))));
         self.runs.chunks.drain_dirty(|at, chunk| {
             let row = chunk.map(|chunk| Row::Runs(runs::stored(*at, chunk)));
-            changes.insert(RowKey::Runs(id, *at), row);
+            tell(RowKey::Runs(id, *at), row);
         });
         self.leases.drain_dirty(|at, lease| {
-            changes.insert(
+            tell(
                 RowKey::Lease(id, *at),
                 lease.map(|lease| Row::Lease(*lease)),
             );
         });
         self.parked.drain_dirty(|at, row| {
-            changes.insert(RowKey::Parked(id, *at), row.map(|row| Row::Parked(*row)));
+            tell(RowKey::Parked(id, *at), row.map(|row| Row::Parked(*row)));
         });
         self.deaths.drain_dirty(|at, deaths| {
             let row = deaths.map(|deaths| Row::Deaths(deaths.clone()));
-            changes.insert(RowKey::Deaths(id, *at), row);
+            tell(RowKey::Deaths(id, *at), row);
         });
         let mut spans = |key: RowKey, row: Option<_>| {
-            changes.insert(key, row.map(Row::Spans));
+            tell(key, row.map(Row::Spans));
         };
         let ready = &mut self.ready.blocks;
         ready.drain_dirty(|at, row| spans(RowKey::ReadySpans(id, at), row));
@@ -178,7 +181,7 @@ impl Queue {
         });
         self.attempts.drain_dirty(|number, attempt| {
             let row = attempt.map(|attempt| Row::Attempt(attempt.clone()));
-            changes.insert(RowKey::Attempt(id, *number), row);
+            tell(RowKey::Attempt(id, *number), row);
         });
     }
 }

@@ -77,7 +77,7 @@ impl Bench {
                 settings: QueueSettings::default(),
             })]);
         }
-        bench.state.drain_changes();
+        bench.state.drain_changes(|_, _| {});
         bench.began = cpu();
         bench
     }
@@ -93,7 +93,7 @@ impl Bench {
         let applied = self.state.apply(self.index, &entry);
         self.took = began.elapsed();
         if self.index.is_multiple_of(1_000) {
-            self.state.drain_changes();
+            self.state.drain_changes(|_, _| {});
         }
         applied.expect("the benchmark breaks no invariant")
     }
@@ -163,7 +163,7 @@ impl Bench {
     /// Measures what is there now; `bound` is in bytes per message.
     fn report(mut self, what: &str, messages: u64, bound: f64) {
         let took = cpu() - self.began;
-        self.state.drain_changes();
+        self.state.drain_changes(|_, _| {});
         let held = HELD.load(Relaxed) - self.before;
         let began = cpu();
         let rows = self.state.rows();

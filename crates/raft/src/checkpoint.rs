@@ -401,7 +401,10 @@ impl Checkpointer {
             return None;
         }
         let export = wanted.then(|| self.export(&applied, mark)).flatten();
-        let changes = applied.state.drain_changes();
+        let mut changes = Vec::new();
+        applied
+            .state
+            .drain_changes(|key, row| changes.push((key, row)));
         let replaces_all = std::mem::take(&mut applied.replaced);
         let all = replaces_all.then(|| rows::encode_all(&applied.state));
         let meta = SnapshotMeta {

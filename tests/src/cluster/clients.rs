@@ -87,8 +87,8 @@ pub struct Refused {
     pub metadata: HashMap<String, String>,
     /// The settings that `PreconditionFailure` names.
     pub differs: Vec<String>,
-    /// Whether `RetryInfo` is there.
-    pub retry_info: bool,
+    /// What `RetryInfo` says, if it is there.
+    pub retry_after: Option<Duration>,
     /// The sentence.
     pub message: String,
 }
@@ -123,7 +123,7 @@ impl From<&Status> for Refused {
                         .collect()
                 })
                 .unwrap_or_default(),
-            retry_info: details.retry_info().is_some(),
+            retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
             message: status.message().to_owned(),
         }
     }

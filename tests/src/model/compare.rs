@@ -112,12 +112,11 @@ impl Pair {
 
     /// The net changes add up to the rows; a core made of them goes on as if nothing happened.
     fn restore(&mut self) -> Result<(), Difference> {
-        for (key, row) in self.core.drain_changes() {
-            match row {
-                Some(row) => drop(self.rows.insert(key, row)),
-                None => drop(self.rows.remove(&key)),
-            }
-        }
+        let stored = &mut self.rows;
+        self.core.drain_changes(|key, row| match row {
+            Some(row) => drop(stored.insert(key, row)),
+            None => drop(stored.remove(&key)),
+        });
         let rows: BTreeMap<RowKey, Row> = self.core.rows().into_iter().collect();
         for (key, row) in &rows {
             equal_in(|| format!("row {key:?}"), &Some(row), &self.rows.get(key))?;

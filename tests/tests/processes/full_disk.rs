@@ -120,7 +120,7 @@ async fn publishes_are_refused(cluster: &Cluster, id: u64) {
         match cluster.on(id).publisher.publish(request).await {
             Err(status) if Refused::from(&status).is(Code::ResourceExhausted, "OVERLOADED") => {
                 let refused = Refused::from(&status);
-                assert!(refused.retry_info, "it says when to come back");
+                assert!(refused.retry_after.is_some(), "it says when to come back");
                 assert_eq!(
                     refused.metadata.get("bound").map(String::as_str),
                     Some("disk")

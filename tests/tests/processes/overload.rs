@@ -32,8 +32,8 @@ use crate::number;
 /// Streams that the cluster is as fast with as it gets; under overload ten times as many.
 const STREAMS: usize = 8;
 const OVERLOAD: usize = 10;
-/// Callers of the unary publish that do not wait as they are told: more than fit into the part of the
-/// budget that is theirs.
+/// Callers of the unary publish: more than fit into the part of the budget that is theirs. They wait as
+/// they are told, as the client library does; the probes do not.
 const FLOODERS: usize = 120;
 const CONSUMERS: usize = 8;
 const BODY_BYTES: usize = 1_024;
@@ -47,8 +47,8 @@ const GOODPUT_PERCENT_MIN: u64 = 90;
 const REFUSED_WITHIN: Duration = millis(50);
 /// Callers of each node that see it, beside the load.
 const PROBES: usize = 4;
-/// Pause of who was refused.
-const REFUSED_PAUSE: Duration = millis(20);
+/// Pause of a probe that was refused.
+const PROBE_PAUSE: Duration = millis(20);
 /// Of all that is confirmed, by unary calls: a quarter of the budget is theirs.
 const CALLS_PERCENT_MIN: u64 = 15;
 /// Leases that one client keeps by extending them.
@@ -150,9 +150,7 @@ async fn ten_times_the_load_is_refused_at_once_and_nothing_tips_over() {
     }
     for place in 0..FLOODERS {
         let clients = node(&cluster, place);
-        excess.spawn(flood(clients, Arc::clone(&counts), |counts| {
-            &counts.refused
-        }));
+        excess.spawn(flood(clients, Arc::clone(&counts), Caller::Load));
     }
     let probe = probe(&cluster, Arc::clone(&counts));
     sleep(secs(1)).await;
@@ -417,12 +415,25 @@ fn called() -> PublishRequest {
     batch(vec![item("work", body()); FRAME_MESSAGES])
 }
 
-/// Asks again a moment after each refusal, whatever it is told.
-async fn flood(
-    mut clients: Clients,
-    counts: Arc<Counts>,
-    seen: fn(&Counts) -> &Mutex<Vec<Duration>>,
-) {
+#[derive(Clone, Copy)]
+enum Caller {
+    /// Waits as it is told.
+    Load,
+    /// Asks again a moment after each refusal, whatever it is told.
+    Probe,
+}
+
+impl Caller {
+    fn refused(self, counts: &Counts) -> &Mutex<Vec<Duration>> {
+        match self {
+            Self::Load => &counts.refused,
+            Self::Probe => &counts.probed,
+        }
+    }
+}
+
+/// Calls on and on.
+async fn flood(mut clients: Clients, counts: Arc<Counts>, caller: Caller) {
     let request = called();
     while !counts.overload_ends.load(Relaxed) {
         let began = Instant::now();
@@ -436,13 +447,16 @@ async fn flood(
                 counts.called.fetch_add(FRAME_MESSAGES as u64, Relaxed);
             }
             Err(status) if Refused::from(&status).is(Code::ResourceExhausted, "OVERLOADED") => {
-                seen(&counts).lock().await.push(began.elapsed());
-                if !Refused::from(&status).retry_info {
-                    counts
-                        .trouble("a refusal without RetryInfo".to_owned())
-                        .await;
-                }
-                sleep(REFUSED_PAUSE).await;
+                caller.refused(&counts).lock().await.push(began.elapsed());
+                let Some(told) = Refused::from(&status).retry_after else {
+                    let what = "a refusal without RetryInfo".to_owned();
+                    return counts.trouble(what).await;
+                };
+                sleep(match caller {
+                    Caller::Load => told,
+                    Caller::Probe => PROBE_PAUSE,
+                })
+                .await;
             }
             Err(status) => counts.trouble(format!("publish: {status}")).await,
         }
@@ -466,7 +480,7 @@ fn probe(cluster: &Cluster, counts: Arc<Counts>) -> JoinHandle<()> {
             let mut callers = JoinSet::new();
             for address in addresses.iter().cycle().take(addresses.len() * PROBES) {
                 let (clients, counts) = (Clients::of(address), Arc::clone(&counts));
-                callers.spawn(flood(clients, counts, |counts| &counts.probed));
+                callers.spawn(flood(clients, counts, Caller::Probe));
             }
             callers.join_all().await;
         });

@@ -240,7 +240,9 @@ struct Stored(BTreeMap<RowKey, Row>);
 
 impl Stored {
     fn follow(&mut self, state: &mut State) {
-        for (key, row) in state.drain_changes() {
+        let mut told = BTreeSet::new();
+        state.drain_changes(|key, row| {
+            assert!(told.insert(key.clone()), "{key:?} is told twice");
             match row {
                 Some(row) => {
                     self.0.insert(key, row);
@@ -250,7 +252,7 @@ impl Stored {
                     assert!(gone.is_some(), "{key:?} was never stored");
                 }
             }
-        }
+        });
     }
 }
 
