@@ -276,13 +276,11 @@ impl SimNode {
         options: &Options,
     ) -> Result<(ReplicaConfig, Storage, LogWriter), String> {
         let mut log = LogConfig::new(CLUSTER, self.id);
-        // An entry must fit in, also one of all that waited through an outage.
         log.segment_bytes = 64 << 10;
         log.cache_bytes = 16 << 10;
         let (log, writer, _) = Log::open(Arc::new(self.disk.clone()), log)
             .map_err(|error| format!("the log does not open: {error}"))?;
         let mut config = ReplicaConfig::new(CLUSTER, NodeId(self.id), boot);
-        config.entry_bytes_max = 600 << 10;
         config.checkpoint_every = Duration::from_millis(300);
         config.snapshot_bytes = 32 << 10;
         config.recycle_every = Duration::from_millis(400);

@@ -31,10 +31,10 @@ use crate::number;
 
 /// Streams that the cluster is as fast with as it gets; under overload ten times as many.
 const STREAMS: usize = 8;
+/// Callers of the unary publish beside them; ten times as many are more than fit into the part of the
+/// budget that is theirs. They wait as they are told, as the client library does; the probes do not.
+const CALLERS: usize = 12;
 const OVERLOAD: usize = 10;
-/// Callers of the unary publish: more than fit into the part of the budget that is theirs. They wait as
-/// they are told, as the client library does; the probes do not.
-const FLOODERS: usize = 120;
 const CONSUMERS: usize = 8;
 const BODY_BYTES: usize = 1_024;
 const FRAME_MESSAGES: usize = 50;
@@ -87,7 +87,7 @@ struct Counts {
     /// What a client saw that is not part of it.
     probed: Mutex<Vec<Duration>>,
     trouble: Mutex<Vec<String>>,
-    /// Those who ask beyond what can be done stop asking.
+    /// The probes stop asking.
     overload_ends: AtomicBool,
     stop: AtomicBool,
 }
@@ -140,6 +140,10 @@ async fn ten_times_the_load_is_refused_at_once_and_nothing_tips_over() {
     for place in 0..STREAMS {
         tasks.spawn(produce(node(&cluster, place), Arc::clone(&counts)));
     }
+    for place in 0..CALLERS {
+        let clients = node(&cluster, place);
+        tasks.spawn(call(clients, Arc::clone(&counts), Caller::Load));
+    }
     sleep(secs(2)).await;
     // Before and after: a shared machine is not as fast at all times.
     let peak_time = secs(form.seconds.div_ceil(3));
@@ -148,9 +152,9 @@ async fn ten_times_the_load_is_refused_at_once_and_nothing_tips_over() {
     for place in STREAMS..STREAMS * OVERLOAD {
         excess.spawn(produce(node(&cluster, place), Arc::clone(&counts)));
     }
-    for place in 0..FLOODERS {
+    for place in CALLERS..CALLERS * OVERLOAD {
         let clients = node(&cluster, place);
-        excess.spawn(flood(clients, Arc::clone(&counts), Caller::Load));
+        excess.spawn(call(clients, Arc::clone(&counts), Caller::Load));
     }
     let probe = probe(&cluster, Arc::clone(&counts));
     sleep(secs(1)).await;
@@ -432,10 +436,11 @@ impl Caller {
     }
 }
 
-/// Calls on and on.
-async fn flood(mut clients: Clients, counts: Arc<Counts>, caller: Caller) {
+/// Calls on and on; a probe while there is overload.
+async fn call(mut clients: Clients, counts: Arc<Counts>, caller: Caller) {
     let request = called();
-    while !counts.overload_ends.load(Relaxed) {
+    let is_probe = matches!(caller, Caller::Probe);
+    while !is_probe || !counts.overload_ends.load(Relaxed) {
         let began = Instant::now();
         match clients
             .publisher
@@ -480,7 +485,7 @@ fn probe(cluster: &Cluster, counts: Arc<Counts>) -> JoinHandle<()> {
             let mut callers = JoinSet::new();
             for address in addresses.iter().cycle().take(addresses.len() * PROBES) {
                 let (clients, counts) = (Clients::of(address), Arc::clone(&counts));
-                callers.spawn(flood(clients, counts, Caller::Probe));
+                callers.spawn(call(clients, counts, Caller::Probe));
             }
             callers.join_all().await;
         });
