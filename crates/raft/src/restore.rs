@@ -422,7 +422,8 @@ mod tests {
             let mut fetched = disks.log.body_writer().unwrap();
             fetched.push(20, b"fetched").unwrap();
             fetched.finish_for_snapshot(last).unwrap();
-            let file = push_all(&rows_at(last));
+            let rows = rows_at(last);
+            let file = push_all(&rows);
             disks.shelf.write(meta_at(last), 1, file).unwrap();
             assert_eq!(start(&disks).unwrap(), Some(last.max(5)));
             assert_eq!(disks.log.bodies_wait_for(), None);
@@ -439,7 +440,8 @@ mod tests {
             let mut bodies = disks.log.body_writer().unwrap();
             bodies.push(3, b"fetched").unwrap();
             bodies.finish_for_snapshot(last).unwrap();
-            let file = push_all(&rows_at(last));
+            let rows = rows_at(last);
+            let file = push_all(&rows);
             disks.shelf.write(meta_at(last), 1, file).unwrap();
         };
         fetch(12);
@@ -452,7 +454,8 @@ mod tests {
         assert!(disks.shelf.newest().is_none());
         assert_eq!(start(&disks).unwrap(), Some(5));
         // One without bodies is told by its end.
-        let file = push_all(&rows_at(12));
+        let rows = rows_at(12);
+        let file = push_all(&rows);
         disks.shelf.write(meta_at(12), 1, file).unwrap();
         disks.shelf.discard_fetched(&disks.log, Some(12)).unwrap();
         assert_eq!(start(&disks).unwrap(), Some(5));
