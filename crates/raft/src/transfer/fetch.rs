@@ -84,7 +84,10 @@ impl Fetcher {
     /// before they are on this disk, and a leader takes what it hears here for kept.
     pub(crate) fn keeps(&self, index: u64) -> bool {
         let in_log = self.log.state().durable_index;
+        // What is still to be installed may be discarded.
+        let waits = self.log.bodies_wait_for();
         let in_file = self.shelf.newest().and_then(|file| file.last_index());
+        let in_file = in_file.filter(|last| waits != Some(*last));
         in_log.max(in_file) >= Some(index)
     }
 

@@ -124,9 +124,13 @@ async fn run<R: Runtime>(node: Arc<Node<R>>, from: NodeId, wanted: LogId) {
     let done = fetch_and_install(&node, from, wanted).await;
     let counts = &node.transfers.counts;
     let state = match done {
-        Ok(last) => {
+        Ok(Some(last)) => {
             counts.installed.fetch_add(1, Ordering::Relaxed);
             tracing::info!(%from, index = last.index, "a snapshot was installed");
+            State::Idle
+        }
+        Ok(None) => {
+            tracing::info!(%from, "the log was quicker than a snapshot");
             State::Idle
         }
         Err(reason) => {
@@ -142,7 +146,7 @@ async fn fetch_and_install<R: Runtime>(
     node: &Arc<Node<R>>,
     from: NodeId,
     wanted: LogId,
-) -> Result<LogId, String> {
+) -> Result<Option<LogId>, String> {
     // Compaction waits: it would work on a state that is about to be replaced.
     let _hold = {
         let applied = node.shared.lock();
@@ -154,10 +158,10 @@ async fn fetch_and_install<R: Runtime>(
     let shelved = fetched.map_err(|error| error.to_string())?;
     let last = shelved.meta().last_log_id.ok_or("a snapshot of nothing")?;
     match install(node, shelved, last).await? {
-        Installed::Yes => Ok(last),
+        Installed::Yes => Ok(Some(last)),
         Installed::Overtaken => {
             fetcher.discard_or_warn::<R>(None).await;
-            Ok(last)
+            Ok(None)
         }
         Installed::Refused => {
             fetcher.discard_or_warn::<R>(Some(last.index)).await;
@@ -194,9 +198,7 @@ async fn install<R: Runtime>(
     if response.vote > vote {
         return Ok(Installed::Refused);
     }
-    if node.shared.lock().last < Some(last) {
-        return Err("Raft says that it is installed, and the state is another one".to_owned());
-    }
+    // It was installed, or passed over as the log is committed further.
     match node.transfers.receiving.fetcher.log.bodies_wait_for() {
         None => Ok(Installed::Yes),
         Some(_) => Ok(Installed::Overtaken),
