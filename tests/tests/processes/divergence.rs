@@ -158,6 +158,7 @@ async fn a_node_that_joined_and_differs_comes_back_likewise() {
     cluster.prepare_node(JOINED, Entrance::Join);
     cluster.set_fault(JOINED, "diverges-at", DIVERGES_AT);
     cluster.restart(JOINED).await;
+    cluster.voters_are(&[1, 2, 3, JOINED]).await;
     let before = cluster.view(JOINED).await.unwrap().applied_index;
     assert!(before < DIVERGES_AT, "entry {before} was applied already");
     let load = Load::streams(&cluster, 400, &[1, 2, 3]).await;

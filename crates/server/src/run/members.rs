@@ -66,7 +66,7 @@ pub(super) async fn follow_members(
     data_dir: PathBuf,
     stop: CancellationToken,
 ) {
-    let mut known = BTreeMap::new();
+    let (mut known, mut told) = (BTreeMap::new(), false);
     let mut leadership = replica.leadership();
     let mut look = tokio::time::interval(limits::MEMBERS_LOOK);
     loop {
@@ -79,11 +79,15 @@ pub(super) async fn follow_members(
             if let Err(error) = set_addresses(&peers, &members) {
                 tracing::error!(%error, "a member cannot be reached at its address");
             }
-            known = members.clone();
-            let data_dir = data_dir.clone();
-            let write = move || known_members::write(&data_dir, &members);
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
-                tracing::warn!(%error, "the members cannot be written down");
+            let (data_dir, written) = (data_dir.clone(), members.clone());
+            let write = move || known_members::write(&data_dir, &written);
+            match tokio::task::spawn_blocking(write).await {
+                Ok(Err(error)) if !told => {
+                    tracing::warn!(%error, "the members cannot be written down; it is tried again");
+                    told = true;
+                }
+                Ok(Err(_)) => {}
+                Ok(Ok(())) | Err(_) => (known, told) = (members, false),
             }
         }
         tokio::select! {
