@@ -178,18 +178,20 @@ impl Proposer {
                 *held = Some(next);
                 break;
             }
-            let fits = |command: &Bytes| {
-                let fits =
-                    commands.len() < ENTRY_COMMANDS_MAX && bytes + command.len() <= bytes_max;
-                let is_first = commands.is_empty();
-                (fits || is_first).then(|| {
-                    bytes += command.len();
-                    commands.push(command.clone());
-                })
-            };
-            let taken = next.commands.iter().map_while(fits).count();
-            if taken < next.commands.len() {
-                next.commands.drain(..taken);
+            let mut taken = 0;
+            for command in &next.commands {
+                let count = commands.len() + taken;
+                let fits = count < ENTRY_COMMANDS_MAX && bytes + command.len() <= bytes_max;
+                if !fits && count > 0 {
+                    break;
+                }
+                bytes += command.len();
+                taken += 1;
+            }
+            let rest = next.commands.split_off(taken);
+            commands.append(&mut next.commands);
+            if !rest.is_empty() {
+                next.commands = rest;
                 *held = Some(next);
                 break;
             }

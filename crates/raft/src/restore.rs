@@ -411,6 +411,18 @@ mod tests {
         }
     }
 
+    /// A snapshot that ends at `last` came, with a body of entry 20, and is not installed.
+    fn fetch(disks: &Disks, last: u64) {
+        let mut bodies = disks.log.body_writer().unwrap();
+        bodies.push(20, b"fetched").unwrap();
+        bodies.finish_for_snapshot(last).unwrap();
+        let rows = rows_at(last);
+        disks
+            .shelf
+            .write(meta_at(last), 1, push_all(&rows))
+            .unwrap();
+    }
+
     #[test]
     fn bodies_that_came_with_a_snapshot_go_where_its_state_goes() {
         for (last, expected) in [(12, "fetched"), (4, "own")] {
@@ -419,12 +431,7 @@ mod tests {
             let mut own = disks.log.body_writer().unwrap();
             own.push(20, b"own").unwrap();
             own.finish().unwrap();
-            let mut fetched = disks.log.body_writer().unwrap();
-            fetched.push(20, b"fetched").unwrap();
-            fetched.finish_for_snapshot(last).unwrap();
-            let rows = rows_at(last);
-            let file = push_all(&rows);
-            disks.shelf.write(meta_at(last), 1, file).unwrap();
+            fetch(&disks, last);
             assert_eq!(start(&disks).unwrap(), Some(last.max(5)));
             assert_eq!(disks.log.bodies_wait_for(), None);
             assert_eq!(&disks.log.read_body(20).unwrap()[..], expected.as_bytes());
@@ -436,15 +443,7 @@ mod tests {
     fn what_was_fetched_in_vain_goes_with_its_file() {
         let mut disks = disks(9, None);
         save(&mut disks.checkpoint, 5);
-        let fetch = |last| {
-            let mut bodies = disks.log.body_writer().unwrap();
-            bodies.push(3, b"fetched").unwrap();
-            bodies.finish_for_snapshot(last).unwrap();
-            let rows = rows_at(last);
-            let file = push_all(&rows);
-            disks.shelf.write(meta_at(last), 1, file).unwrap();
-        };
-        fetch(12);
+        fetch(&disks, 12);
         // Raft must not hear of it before it is installed.
         let newest = |upto| disks.shelf.newest_upto(Some(log_id(1, upto)));
         assert!(newest(11).is_none());

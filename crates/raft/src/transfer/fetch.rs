@@ -123,8 +123,8 @@ impl Fetcher {
         R::blocking(discard).await?
     }
 
-    /// Removes what was fetched, of a snapshot that ends at `last_index` if all of it was. The next
-    /// fetch begins with what could not be removed.
+    /// Removes what was fetched, of a snapshot that ends at `last_index` if all of it was. Bodies that
+    /// could not be removed are what the next fetch begins with.
     pub(crate) async fn discard_or_warn<R: Runtime>(&self, last_index: Option<u64>) {
         if let Err(error) = self.discard::<R>(last_index).await {
             tracing::warn!(%error, "what was fetched of a snapshot could not be removed");
