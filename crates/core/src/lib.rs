@@ -26,6 +26,7 @@ mod dead_letter;
 pub mod digest;
 mod due;
 pub mod event;
+mod few;
 pub mod id;
 mod lease;
 pub mod limits;

@@ -1,11 +1,11 @@
 //! A map that knows which of its keys changed since it was last asked.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
 use alloc::vec::Vec;
 use core::borrow::Borrow;
 use core::ops::RangeBounds;
+
+use crate::few::Few;
 
 /// An ordered map with the net difference since the last [`Tracked::drain_dirty`]: a key that came
 /// and went in between leaves no trace. An empty one is a pointer: a queue has many, and there may
@@ -13,9 +13,9 @@ use core::ops::RangeBounds;
 pub(crate) struct Tracked<K, V>(Option<Box<Inner<K, V>>>);
 
 struct Inner<K, V> {
-    map: BTreeMap<K, V>,
+    map: Few<K, V>,
     /// Changed keys, and whether each was there at the last drain.
-    dirty: BTreeMap<K, bool>,
+    dirty: Few<K, bool>,
 }
 
 impl<K, V> Default for Tracked<K, V> {
@@ -28,22 +28,22 @@ impl<K: Ord + Clone, V> Tracked<K, V> {
     fn inner(&mut self) -> &mut Inner<K, V> {
         self.0.get_or_insert_with(|| {
             Box::new(Inner {
-                map: BTreeMap::new(),
-                dirty: BTreeMap::new(),
+                map: Few::default(),
+                dirty: Few::default(),
             })
         })
     }
 
-    fn map(&self) -> Option<&BTreeMap<K, V>> {
+    fn map(&self) -> Option<&Few<K, V>> {
         self.0.as_ref().map(|inner| &inner.map)
     }
 
-    fn map_mut(&mut self) -> Option<&mut BTreeMap<K, V>> {
+    fn map_mut(&mut self) -> Option<&mut Few<K, V>> {
         self.0.as_mut().map(|inner| &mut inner.map)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.map().map_or(0, BTreeMap::len)
+        self.map().map_or(0, Few::len)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -51,7 +51,7 @@ impl<K: Ord + Clone, V> Tracked<K, V> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.map().into_iter().flatten()
+        self.map().into_iter().flat_map(Few::iter)
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
@@ -84,19 +84,19 @@ impl<K: Ord + Clone, V> Tracked<K, V> {
 
     /// Notes that a value that is there was changed.
     pub(crate) fn mark(&mut self, key: &K) {
-        self.inner().dirty.entry(key.clone()).or_insert(true);
+        self.inner().dirty.insert_new(key.clone(), true);
     }
 
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let inner = self.0.as_mut()?;
         let value = inner.map.get_mut(key)?;
-        inner.dirty.entry(key.clone()).or_insert(true);
+        inner.dirty.insert_new(key.clone(), true);
         Some(value)
     }
 
     /// First entry of the whole map.
     pub(crate) fn first(&self) -> Option<(&K, &V)> {
-        self.map()?.first_key_value()
+        self.map()?.first()
     }
 
     /// First entry of the range.
@@ -112,21 +112,17 @@ impl<K: Ord + Clone, V> Tracked<K, V> {
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         let inner = self.inner();
         let old = inner.map.insert(key.clone(), value);
-        inner.dirty.entry(key).or_insert(old.is_some());
+        inner.dirty.insert_new(key, old.is_some());
         old
     }
 
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let inner = self.0.as_mut()?;
         let old = inner.map.remove(key)?;
-        match inner.dirty.entry(key.clone()) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(true);
-            }
-            Entry::Occupied(occupied) if !*occupied.get() => {
-                occupied.remove();
-            }
-            Entry::Occupied(_) => {}
+        match inner.dirty.get(key) {
+            None => inner.dirty.insert_new(key.clone(), true),
+            Some(false) => drop(inner.dirty.remove(key)),
+            Some(true) => {}
         }
         Some(old)
     }
@@ -143,9 +139,9 @@ impl<K: Ord + Clone, V> Tracked<K, V> {
         };
         let clean = inner
             .map
-            .keys()
-            .filter(|key| !inner.dirty.contains_key(key))
-            .cloned();
+            .iter()
+            .filter(|(key, _)| inner.dirty.get(*key).is_none())
+            .map(|(key, _)| key.clone());
         let changed = inner
             .dirty
             .iter()
@@ -159,10 +155,10 @@ impl<K: Ord + Clone, V> Tracked<K, V> {
         let Some(inner) = &mut self.0 else {
             return;
         };
-        for key in core::mem::take(&mut inner.dirty).keys() {
+        for (key, _) in core::mem::take(&mut inner.dirty).iter() {
             each(key, inner.map.get(key));
         }
-        if inner.map.is_empty() {
+        if inner.map.len() == 0 {
             self.0 = None;
         }
     }
