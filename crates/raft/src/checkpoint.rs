@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ticketrail_storage::Log;
-use ticketrail_storage::checkpoint::{CheckpointError, CheckpointStore};
+use ticketrail_storage::checkpoint::{Changes, CheckpointError, CheckpointStore};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::applied::{Applied, Shared};
@@ -104,7 +104,7 @@ struct Mark {
 
 /// Changes that were taken from the state and are not on disk yet.
 struct Drained {
-    rows: Vec<ticketrail_storage::checkpoint::Row>,
+    changes: Changes,
     replaces_all: bool,
     meta: SnapshotMeta,
     version: u32,
@@ -299,14 +299,11 @@ impl Checkpointer {
     /// The same rows may be written twice: what a store that found no room has kept of them does not
     /// matter.
     fn write_checkpoint(&mut self, drained: &Drained) -> Result<(), StepError> {
-        let bytes = |(key, row): &ticketrail_storage::checkpoint::Row| {
-            (key.len() + row.as_ref().map_or(0, Vec::len)) as u64
-        };
-        let bytes: u64 = drained.rows.iter().map(bytes).sum();
         // What was measured a moment ago may be gone.
         if let Some(free) = self.opener.free_bytes() {
             self.shared.room.set_free(free);
         }
+        let bytes = drained.changes.bytes();
         if !self.shared.room.is_enough_for(bytes) {
             let reason = format!("{bytes} bytes of rows might not fit the disk");
             return Err(StepError::NoRoom(reason));
@@ -319,7 +316,7 @@ impl Checkpointer {
             store.clear()?;
         }
         let meta = codec::meta_to(drained.meta.last_log_id, &drained.meta.last_membership);
-        store.write(&drained.rows, meta)?;
+        store.write(&drained.changes, meta)?;
         self.store = Some(store);
         Ok(())
     }
@@ -401,12 +398,12 @@ impl Checkpointer {
             return None;
         }
         let export = wanted.then(|| self.export(&applied, mark)).flatten();
-        let mut changes = Vec::new();
-        applied
-            .state
-            .drain_changes(|key, row| changes.push((key, row)));
+        let mut changes = rows::drain_changes(&mut applied.state);
         let replaces_all = std::mem::take(&mut applied.replaced);
-        let all = replaces_all.then(|| rows::encode_all(&applied.state));
+        if replaces_all {
+            let all = rows::encode_all(&applied.state).into_iter();
+            changes = all.map(|(key, row)| (key, Some(row))).collect();
+        }
         let meta = SnapshotMeta {
             last_log_id: applied.last,
             last_membership: applied.membership.clone(),
@@ -414,12 +411,8 @@ impl Checkpointer {
         let version = applied.state.version();
         let dead = self.recycle_is_due().then(|| self.dead(&applied));
         drop(applied);
-        let rows = match all {
-            Some(all) => all.into_iter().map(|(key, row)| (key, Some(row))).collect(),
-            None => rows::encode_changes(changes),
-        };
         Some(Drained {
-            rows,
+            changes,
             replaces_all,
             meta,
             version,

@@ -310,14 +310,13 @@ mod tests {
     }
 
     fn save(checkpoint: &mut MemoryCheckpoint, index: u64) {
-        let rows: Vec<_> = rows_at(index)
+        let rows = rows_at(index)
             .into_iter()
-            .map(|(key, row)| (key, Some(row)))
-            .collect();
+            .map(|(key, row)| (key, Some(row)));
         let meta = meta_at(index);
         checkpoint
             .write(
-                &rows,
+                &rows.collect(),
                 codec::meta_to(meta.last_log_id, &meta.last_membership),
             )
             .unwrap();

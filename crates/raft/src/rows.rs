@@ -2,8 +2,9 @@
 
 use std::io;
 
-use ticketrail_core::{Restoring, Row, RowKey, State};
+use ticketrail_core::{Restoring, State};
 use ticketrail_proto::stored::{decode_row, decode_row_key, encode_row, encode_row_key};
+use ticketrail_storage::checkpoint::Changes;
 
 /// All rows of a state.
 pub(crate) fn encode_all(state: &State) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -12,14 +13,14 @@ pub(crate) fn encode_all(state: &State) -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
-/// The rows of a change, as a checkpoint store takes them.
-pub(crate) fn encode_changes(
-    changes: Vec<(RowKey, Option<Row>)>,
-) -> Vec<ticketrail_storage::checkpoint::Row> {
-    let changes = changes.into_iter();
+/// What changed in a state since it was last asked, as a checkpoint store takes it.
+pub(crate) fn drain_changes(state: &mut State) -> Changes {
+    let mut changes = Changes::default();
+    state.drain_changes(|key, row| {
+        let row = row.as_ref().map(encode_row);
+        changes.push(&encode_row_key(&key), row.as_deref());
+    });
     changes
-        .map(|(key, row)| (encode_row_key(&key), row.as_ref().map(encode_row)))
-        .collect()
 }
 
 /// Makes a state of rows while they are read: they are never in memory all at once.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use ticketrail_storage::checkpoint::Row;
+use ticketrail_storage::checkpoint::Changes;
 use ticketrail_storage::sim::{SimDisk, SplitMix, StopPoint};
 use ticketrail_storage::snapshot::{self, Manifest};
 use ticketrail_storage::{
@@ -244,7 +244,7 @@ impl Machine {
                 .into_iter()
                 .map(|(key, value)| (key, Some(value))),
         );
-        let changes: Vec<Row> = changes.into_iter().collect();
+        let changes: Changes = changes.into_iter().collect();
         self.checkpoint
             .write(&changes, Bytes::from(applied.to_string()))
             .map_err(|_| Stopped)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{CheckpointStore, Row};
+use super::{Changes, CheckpointStore};
 use crate::disk::sim::SplitMix;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -45,7 +45,7 @@ fn starts_empty(store: &mut dyn CheckpointStore) {
 fn survives_reopening(open: &mut dyn FnMut() -> Box<dyn CheckpointStore>) {
     let mut rows = Model::new();
     let mut store = open();
-    let batch: Vec<Row> = vec![
+    let batch = vec![
         (
             b"m".to_vec(),
             Some(b"a key that looks like the meta's".to_vec()),
@@ -58,23 +58,21 @@ fn survives_reopening(open: &mut dyn FnMut() -> Box<dyn CheckpointStore>) {
         rows.insert(key.clone(), value.clone().unwrap_or_default());
     }
     store
-        .write(&batch, Bytes::from_static(b"first"))
+        .write(&batch.into_iter().collect(), Bytes::from_static(b"first"))
         .expect("a batch is written");
     expect_content(&*store, &rows, Some(b"first"));
     drop(store);
     expect_content(&*open(), &rows, Some(b"first"));
     let mut store = open();
     store
-        .write(&[], Bytes::from_static(b"only the meta"))
+        .write(&Changes::default(), Bytes::from_static(b"only the meta"))
         .expect("an empty batch is written");
     drop(store);
     expect_content(&*open(), &rows, Some(b"only the meta"));
     let mut store = open();
+    let removed: [(&[u8], Option<&[u8]>); 2] = [(&[0], None), (b"never there", None)];
     store
-        .write(
-            &[(vec![0], None), (b"never there".to_vec(), None)],
-            Bytes::new(),
-        )
+        .write(&removed.into_iter().collect(), Bytes::new())
         .expect("rows are removed");
     rows.remove(&vec![0]);
     drop(store);
@@ -100,7 +98,7 @@ fn random_batches_match_a_map(open: &mut dyn FnMut() -> Box<dyn CheckpointStore>
                 None => rows.remove(key),
             };
         }
-        let batch: Vec<Row> = batch.into_iter().collect();
+        let batch: Changes = batch.into_iter().collect();
         let meta = Bytes::from(format!("round {round}"));
         store
             .write(&batch, meta.clone())
@@ -117,7 +115,7 @@ fn clear_leaves_nothing(open: &mut dyn FnMut() -> Box<dyn CheckpointStore>) {
     let mut store = open();
     store
         .write(
-            &[(b"key".to_vec(), Some(b"value".to_vec()))],
+            &[("key", Some("value"))].into_iter().collect(),
             Bytes::from_static(b"meta"),
         )
         .expect("a batch is written");
@@ -127,7 +125,7 @@ fn clear_leaves_nothing(open: &mut dyn FnMut() -> Box<dyn CheckpointStore>) {
     let mut store = open();
     expect_content(&*store, &Model::new(), None);
     store
-        .write(&[], Bytes::from_static(b"again"))
+        .write(&Changes::default(), Bytes::from_static(b"again"))
         .expect("a batch is written after it was cleared");
     expect_content(&*store, &Model::new(), Some(b"again"));
     store.clear().expect("it is cleared again");

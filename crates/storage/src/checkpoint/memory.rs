@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use super::rows::{self, Tally};
-use super::{CheckpointError, CheckpointStore, Row};
+use super::{Changes, CheckpointError, CheckpointStore};
 use crate::disk::sim::{OpKind, SimDisk};
 
 /// Name under which the operations of a checkpoint are counted on a simulated disk.
@@ -147,17 +147,17 @@ impl CheckpointStore for MemoryCheckpoint {
         rows::check_tally(content.meta.as_deref(), tally)
     }
 
-    fn write(&mut self, changes: &[Row], meta: Bytes) -> Result<(), CheckpointError> {
+    fn write(&mut self, changes: &Changes, meta: Bytes) -> Result<(), CheckpointError> {
         let mut content = self.content();
         let mut tally = rows::tally_of(content.meta.as_deref())?;
-        for (key, value) in changes {
-            let stored = value.as_ref().map(|value| rows::seal(key, value));
+        for (key, value) in changes.iter() {
+            let stored = value.map(|value| rows::seal(key, value));
             if let Some(old) = content.rows.remove(key) {
                 tally.remove(key, &old);
             }
             if let Some(stored) = stored {
                 tally.add(key, &stored);
-                content.rows.insert(key.clone(), stored);
+                content.rows.insert(key.to_vec(), stored);
             }
         }
         content.meta = Some(rows::seal_meta(tally, &meta));
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn damage_and_lost_rows_are_noticed() {
         let mut store = MemoryCheckpoint::new();
-        let rows: Vec<Row> = (0..10_u8)
+        let rows: Changes = (0..10_u8)
             .map(|key| (vec![key + 1], Some(vec![key; 20])))
             .collect();
         store.write(&rows, Bytes::from_static(b"meta")).unwrap();
@@ -194,7 +194,7 @@ mod tests {
             Ok::<_, CheckpointError>(meta)
         };
         assert_eq!(read(&store).unwrap().unwrap(), "meta");
-        for (key, _) in &rows {
+        for (key, _) in rows.iter() {
             for at in 0..24 {
                 let damaged = store.fork(&disk);
                 assert!(damaged.flip(Some(key), at, 1));

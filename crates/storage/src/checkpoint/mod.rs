@@ -4,6 +4,7 @@
 //! folder aside ([`set_aside`]) and rebuilds from the newest good snapshot file and the log. Every write is one atomic batch
 //! with the caller's meta, so that rows and meta are always of the same moment.
 
+mod changes;
 pub mod conformance;
 mod memory;
 mod rows;
@@ -15,10 +16,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 pub use self::sled::SledCheckpoint;
+pub use changes::Changes;
 pub use memory::MemoryCheckpoint;
-
-/// One change: a key with its new value, or `None` where the row is removed. Keys are neither empty nor given twice in a batch.
-pub type Row = (Vec<u8>, Option<Vec<u8>>);
 
 /// Where the state machine's rows are kept. One writer.
 pub trait CheckpointStore: Send {
@@ -27,7 +26,7 @@ pub trait CheckpointStore: Send {
     /// Visits every row in the order of keys. On an error everything visited must be dropped: rows may be missing.
     fn for_each_row(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), CheckpointError>;
     /// Writes all rows and the meta, or nothing; durable when this returns.
-    fn write(&mut self, rows: &[Row], meta: Bytes) -> Result<(), CheckpointError>;
+    fn write(&mut self, changes: &Changes, meta: Bytes) -> Result<(), CheckpointError>;
     /// Removes everything, the meta included.
     fn clear(&mut self) -> Result<(), CheckpointError>;
 }
