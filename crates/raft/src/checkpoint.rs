@@ -337,7 +337,7 @@ impl Checkpointer {
                 return Err(StepError::NoRoom(error.to_string()));
             }
         }
-        let store = opened?;
+        let mut store = opened?;
         self.locked_since = None;
         let meta = store.load_meta()?;
         let held = meta.map(|meta| codec::meta_from(&meta)).transpose()?;
@@ -352,6 +352,10 @@ impl Checkpointer {
             self.shared.lock().replaced = true;
             let reason = "the whole state is to be written first".to_owned();
             return Err(StepError::NoRoom(reason));
+        }
+        if held.is_none() {
+            // A first write that ended in the middle may have left rows without a meta.
+            store.clear()?;
         }
         Ok(store)
     }
@@ -398,12 +402,14 @@ impl Checkpointer {
             return None;
         }
         let export = wanted.then(|| self.export(&applied, mark)).flatten();
-        let mut changes = rows::drain_changes(&mut applied.state);
         let replaces_all = std::mem::take(&mut applied.replaced);
-        if replaces_all {
+        let changes = if replaces_all {
+            applied.state.drain_changes(|_, _| {});
             let all = rows::encode_all(&applied.state).into_iter();
-            changes = all.map(|(key, row)| (key, Some(row))).collect();
-        }
+            all.map(|(key, row)| (key, Some(row))).collect()
+        } else {
+            rows::drain_changes(&mut applied.state)
+        };
         let meta = SnapshotMeta {
             last_log_id: applied.last,
             last_membership: applied.membership.clone(),

@@ -17,6 +17,7 @@ pub fn run(mut open: impl FnMut() -> Box<dyn CheckpointStore>) {
     starts_empty(&mut *open());
     survives_reopening(&mut open);
     random_batches_match_a_map(&mut open);
+    large_writes_are_whole(&mut open);
     clear_leaves_nothing(&mut open);
 }
 
@@ -109,6 +110,36 @@ fn random_batches_match_a_map(open: &mut dyn FnMut() -> Box<dyn CheckpointStore>
         }
         expect_content(&*store, &rows, Some(&meta));
     }
+}
+
+/// More rows than a store may write at a time.
+fn large_writes_are_whole(open: &mut dyn FnMut() -> Box<dyn CheckpointStore>) {
+    let mut rows = Model::new();
+    let mut store = open();
+    store.clear().expect("it is cleared");
+    for (round, count) in [10_000_u32, 4_096, 4_097, 8_192].into_iter().enumerate() {
+        let mut changes = Changes::default();
+        for row in 0..count {
+            let key = row.wrapping_mul(0x9e37_79b1).to_be_bytes();
+            let value = [round as u8; 20];
+            if round > 0 && row % 3 == 0 {
+                rows.remove(&key[..]);
+                changes.push(&key, None);
+            } else {
+                rows.insert(key.to_vec(), value.to_vec());
+                changes.push(&key, Some(&value));
+            }
+        }
+        let meta = Bytes::from(format!("{count} rows"));
+        store
+            .write(&changes, meta.clone())
+            .expect("they are written");
+        expect_content(&*store, &rows, Some(&meta));
+        drop(store);
+        store = open();
+        expect_content(&*store, &rows, Some(&meta));
+    }
+    store.clear().expect("it is cleared");
 }
 
 fn clear_leaves_nothing(open: &mut dyn FnMut() -> Box<dyn CheckpointStore>) {

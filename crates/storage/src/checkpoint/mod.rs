@@ -1,8 +1,8 @@
 //! The checkpoint: the state machine's rows between restarts, written behind.
 //!
 //! Not trusted alone: a checkpoint that does not open, panics or fails its check is an error here; the caller then sets the
-//! folder aside ([`set_aside`]) and rebuilds from the newest good snapshot file and the log. Every write is one atomic batch
-//! with the caller's meta, so that rows and meta are always of the same moment.
+//! folder aside ([`set_aside`]) and rebuilds from the newest good snapshot file and the log. Every write is one
+//! atomic step with the caller's meta, so that rows and meta are always of the same moment.
 
 mod changes;
 pub mod conformance;

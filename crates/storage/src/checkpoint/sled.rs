@@ -28,20 +28,11 @@ const LOCK_POLL: Duration = Duration::from_millis(5);
 /// Of one batch, of which sled makes a copy.
 const BATCH_ROWS: usize = 4_096;
 
-/// sled 1.0.0-alpha.124 never gives up the memory of a leaf that was written (`max_unflushed_epoch`, a note at the top of its
-/// source says so): opening it anew does. Done when so much was written...
-const WRITTEN_BYTES_MAX: u64 = 64 << 20;
-/// ...or so many leaves were read.
-const LEAVES_READ_MAX: u64 = 4_096;
-
 /// A folder kept by sled.
 pub struct SledCheckpoint {
-    config: sled::Config,
     db: Option<sled::Db<LEAF_FANOUT>>,
-    /// Since it was opened.
-    written_bytes: u64,
-    /// A write or flush failed.
-    has_failed: bool,
+    /// A write began and has not come to its end.
+    is_unfinished: bool,
 }
 
 impl SledCheckpoint {
@@ -56,10 +47,8 @@ impl SledCheckpoint {
             .flush_every_ms(None);
         let db = open_when_free(&config)?;
         let checkpoint = Self {
-            config,
             db: Some(db),
-            written_bytes: 0,
-            has_failed: false,
+            is_unfinished: false,
         };
         checkpoint.load_meta()?;
         Ok(checkpoint)
@@ -68,23 +57,7 @@ impl SledCheckpoint {
     fn db(&self) -> &sled::Db<LEAF_FANOUT> {
         self.db
             .as_ref()
-            .expect("the database is away only after a failure")
-    }
-
-    /// Gives back the memory that sled does not.
-    fn reopen_if_large(&mut self) -> Result<(), CheckpointError> {
-        let leaves_read = self.db().stats().cache.cache_misses;
-        if self.written_bytes < WRITTEN_BYTES_MAX && leaves_read < LEAVES_READ_MAX {
-            return Ok(());
-        }
-        let closed = self.db.take();
-        guarded("close", || {
-            drop(closed);
-            Ok(())
-        })?;
-        self.db = Some(open_when_free(&self.config)?);
-        self.written_bytes = 0;
-        Ok(())
+            .expect("the database is only taken out by drop")
     }
 
     fn stored_meta(&self) -> Result<Option<sled::InlineArray>, CheckpointError> {
@@ -92,17 +65,32 @@ impl SledCheckpoint {
     }
 
     /// Nothing of it is on disk before the next flush.
-    fn apply(&mut self, batch: sled::Batch) -> Result<(), CheckpointError> {
-        let applied = guarded("write", || self.db().apply_batch(batch));
-        self.has_failed |= applied.is_err();
-        applied
+    fn apply(&self, batch: sled::Batch) -> Result<(), CheckpointError> {
+        guarded("write", || self.db().apply_batch(batch))
     }
 
     /// All that was applied since the last flush, or nothing.
-    fn flush(&mut self) -> Result<(), CheckpointError> {
-        let flushed = guarded("flush", || self.db().flush().map(|_| ()));
-        self.has_failed |= flushed.is_err();
-        flushed
+    fn flush(&self) -> Result<(), CheckpointError> {
+        guarded("flush", || self.db().flush().map(|_| ()))
+    }
+
+    fn remove_some_rows(&self) -> Result<bool, CheckpointError> {
+        let mut batch = sled::Batch::default();
+        let mut found = 0;
+        // Goes before the flush: what it holds of sled flushes as well when it is dropped.
+        let mut iterator = self.db().scan_prefix([ROW_PREFIX]);
+        while found < BATCH_ROWS
+            && let Some((key, _)) = guarded("read", || iterator.next().transpose())?
+        {
+            batch.remove(key);
+            found += 1;
+        }
+        drop(iterator);
+        if found > 0 {
+            self.apply(batch)?;
+            self.flush()?;
+        }
+        Ok(found > 0)
     }
 }
 
@@ -127,6 +115,7 @@ impl CheckpointStore for SledCheckpoint {
     }
 
     fn write(&mut self, changes: &Changes, meta: Bytes) -> Result<(), CheckpointError> {
+        self.is_unfinished = true;
         let mut tally = rows::tally_of(self.stored_meta()?.as_deref())?;
         let mut batch = sled::Batch::default();
         for (count, (key, value)) in changes.iter().enumerate() {
@@ -151,32 +140,20 @@ impl CheckpointStore for SledCheckpoint {
         batch.insert(META_KEY, rows::seal_meta(tally, &meta));
         self.apply(batch)?;
         self.flush()?;
-        self.written_bytes += changes.bytes();
-        self.reopen_if_large()
+        self.is_unfinished = false;
+        Ok(())
     }
 
     fn clear(&mut self) -> Result<(), CheckpointError> {
         // The meta goes first: what is left after a crash in between fails its tally and is never taken for a state.
+        self.is_unfinished = true;
         let mut batch = sled::Batch::default();
         batch.remove(META_KEY);
         self.apply(batch)?;
         self.flush()?;
-        loop {
-            let mut iterator = self.db().scan_prefix([ROW_PREFIX]);
-            let mut batch = sled::Batch::default();
-            let mut found = 0;
-            while found < BATCH_ROWS
-                && let Some((key, _)) = guarded("read", || iterator.next().transpose())?
-            {
-                batch.remove(key);
-                found += 1;
-            }
-            if found == 0 {
-                return Ok(());
-            }
-            self.apply(batch)?;
-            self.flush()?;
-        }
+        while self.remove_some_rows()? {}
+        self.is_unfinished = false;
+        Ok(())
     }
 }
 
@@ -185,7 +162,7 @@ impl Drop for SledCheckpoint {
         // sled flushes when its last handle goes, and may panic there on a broken disk; everything that matters was flushed.
         let db = self.db.take();
         let close = move || drop(catch_unwind(AssertUnwindSafe(move || drop(db))));
-        if !self.has_failed {
+        if !self.is_unfinished {
             return close();
         }
         // After a flush that failed, this one may wait for ever: not here. The folder stays locked then, which the next open tells.
@@ -351,34 +328,6 @@ mod tests {
             matches!(read, Err(CheckpointError::Damaged { .. })),
             "{read:?}"
         );
-    }
-
-    #[test]
-    fn it_is_opened_anew_after_much_was_written_and_goes_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("checkpoint");
-        let mut checkpoint = SledCheckpoint::open(&path).unwrap();
-        let count = (WRITTEN_BYTES_MAX >> 20) as u8 + 1;
-        let large = (1..=count).map(|key| ([key], Some(vec![key; 1 << 20])));
-        let meta = Bytes::from_static(b"large");
-        checkpoint.write(&large.collect(), meta).unwrap();
-        assert_eq!(checkpoint.written_bytes, 0);
-        let small = [([1], None), ([2], Some(vec![7]))];
-        let meta = Bytes::from_static(b"small");
-        checkpoint
-            .write(&small.into_iter().collect(), meta.clone())
-            .unwrap();
-        assert!(checkpoint.written_bytes > 0);
-        drop(checkpoint);
-        let (found, rows) = read_all(&path).unwrap();
-        assert_eq!(found, Some(meta));
-        let lengths: Vec<_> = rows
-            .iter()
-            .map(|(key, value)| (key[0], value.len()))
-            .collect();
-        let mut expected = vec![(2, 1)];
-        expected.extend((3..=count).map(|key| (key, 1 << 20)));
-        assert_eq!(lengths, expected);
     }
 
     #[test]
