@@ -309,7 +309,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint");
         let rows = filled(&path);
-        let mut checkpoint = SledCheckpoint::open(&path).unwrap();
+        let checkpoint = SledCheckpoint::open(&path).unwrap();
         let mut batch = sled::Batch::default();
         batch.insert([ROW_PREFIX, 1], rows::seal(&[1], b"new"));
         batch.remove(META_KEY);
