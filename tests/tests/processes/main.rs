@@ -28,6 +28,7 @@ mod cut_off;
 mod dead_letters;
 mod dedup;
 mod divergence;
+mod examples;
 mod failover;
 mod full_disk;
 mod leases;

@@ -1,0 +1,232 @@
+//! The programs of `examples/`, in Python and in Go, made of generated stubs alone: what they say is
+//! confirmed is worked on and acknowledged, exactly that, though the leader dies in the middle.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+use ticketrail_tests::cluster::checks::{agreed, conserved};
+use ticketrail_tests::cluster::program::profile_folder;
+use ticketrail_tests::cluster::{Cluster, secs, until};
+use tokio::process::{Child, Command as AsyncCommand};
+
+use crate::python;
+
+/// So many that the leader dies in the middle, whatever the machine.
+const MESSAGES: usize = 4_000;
+
+/// What the twelve lines of the README connect to.
+const README_NODES: &str = "127.0.0.1:7400,127.0.0.1:7401,127.0.0.1:7402";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_python_examples_survive_a_leader_kill() {
+    let Some(python) = prepared("the examples in python", python::prepare).await else {
+        return;
+    };
+    let cluster = Cluster::start().await;
+    let program = |name: &str| {
+        let mut command = AsyncCommand::new(&python);
+        command.arg(root().join(format!("examples/python/{name}.py")));
+        command.env("PYTHONPATH", python::generated());
+        command
+    };
+    survive(&cluster, "work", &program).await;
+    survive(&cluster, "consume", &program).await;
+    the_readme_works(&cluster, &python).await;
+    agreed(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_go_examples_survive_a_leader_kill() {
+    let built = profile_folder().join("go");
+    let build = move || {
+        run(Command::new(root().join("examples/go/build")).arg(&built))?;
+        Ok(built.join("bin"))
+    };
+    let Some(programs) = prepared("the examples in go", build).await else {
+        return;
+    };
+    let cluster = Cluster::start().await;
+    let program = |name: &str| {
+        let mut command = AsyncCommand::new(programs.join(name));
+        // On by itself in releases after Debian's.
+        command.env("GRPC_GO_RETRY", "on");
+        command
+    };
+    survive(&cluster, "work", &program).await;
+    survive(&cluster, "consume", &program).await;
+    agreed(&cluster).await;
+}
+
+/// Publishes with one program and takes with another, while the node that both talk to, the leader, dies.
+async fn survive(cluster: &Cluster, takes: &str, program: &impl Fn(&str) -> AsyncCommand) {
+    let queue = format!("numbers-{takes}");
+    cluster.queue(&queue).create().await;
+    let victim = cluster.leader().await;
+    let nodes = addresses(cluster, victim);
+    let start = |name: &str, arguments: &[&str]| {
+        let mut command = program(name);
+        command.args(arguments).env("TICKETRAIL_NODES", &nodes);
+        Example::start(command)
+    };
+    let mut publisher = start("publish", &[&queue, &MESSAGES.to_string()]);
+    let mut consumer = start(takes, &[&queue]);
+
+    until("a quarter of the messages", secs(40), async || {
+        let both =
+            [publisher.said("confirmed "), consumer.said("worked on ")].map(|some| some.len());
+        match both[0] >= MESSAGES / 4 && both[1] > 0 {
+            true => Ok(()),
+            false => Err((both, publisher.errors(), consumer.errors())),
+        }
+    })
+    .await;
+    cluster.kill(victim);
+    assert!(!publisher.has_ended(), "it was killed in the middle");
+    assert!(publisher.said("confirmed ").len() < MESSAGES);
+    cluster.restart(victim).await;
+
+    until("the end of the publisher", secs(60), async || {
+        let confirmed = publisher.said("confirmed ").len();
+        publisher.has_ended().then_some(()).ok_or(confirmed)
+    })
+    .await;
+    publisher.succeeded().await;
+    let confirmed = publisher.said("confirmed ");
+    let all: BTreeSet<_> = (1..=MESSAGES).map(|n| format!("message {n}")).collect();
+    assert_eq!(confirmed, all);
+
+    // The lease of an answer that was lost may have to end first.
+    until("all to be acknowledged", secs(60), async || {
+        let stats = cluster.stats(&queue).await;
+        let told = takes != "work" || consumer.said("acknowledged ") == confirmed;
+        match stats.acknowledged == MESSAGES as u64 && told {
+            true => Ok(()),
+            false => Err((stats, consumer.errors())),
+        }
+    })
+    .await;
+    assert!(!consumer.has_ended(), "{}", consumer.errors());
+    assert_eq!(consumer.said("worked on "), confirmed);
+    if takes == "consume" {
+        // Its loop was needed.
+        assert!(consumer.errors().contains("once more"));
+    }
+    let stats = cluster.stats(&queue).await;
+    assert_eq!((stats.published, stats.ready), (MESSAGES as u64, 0));
+    conserved(&queue, &stats);
+}
+
+/// The first lines of Python in the README, as they stand but for where the nodes are.
+async fn the_readme_works(cluster: &Cluster, python: &Path) {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, code) = readme.split_once("```python\n").unwrap();
+    let (code, _) = code.split_once("```").unwrap();
+    assert_eq!(code.lines().count(), 12, "{code}");
+    assert!(code.contains(README_NODES), "{code}");
+    let nodes = addresses(cluster, cluster.leader().await);
+    cluster.queue("orders").create().await;
+    let mut program = AsyncCommand::new(python);
+    program
+        .args(["-c", &code.replace(README_NODES, &nodes)])
+        .env("PYTHONPATH", python::generated())
+        .current_dir(root().join("examples/python"));
+    let mut program = Example::start(program);
+    program.succeeded().await;
+    assert_eq!(program.said(""), ["two coffees".to_owned()].into());
+    let stats = cluster.stats("orders").await;
+    assert_eq!((stats.published, stats.acknowledged), (1, 1));
+}
+
+/// The addresses of all nodes, one of them first: that is where a channel connects.
+fn addresses(cluster: &Cluster, first: u64) -> String {
+    let mut ids = cluster.ids();
+    ids.sort_by_key(|id| *id != first);
+    let addresses: Vec<_> = ids.iter().map(|id| cluster.address(*id)).collect();
+    addresses.join(",")
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A program that runs, and what it said so far; killed when dropped.
+struct Example {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Example {
+    fn start(mut command: AsyncCommand) -> Self {
+        let folder = TempDir::new().unwrap();
+        let file = |name: &str| File::create(folder.path().join(name)).unwrap();
+        command
+            .stdout(file("out"))
+            .stderr(file("err"))
+            .kill_on_drop(true);
+        if command.as_std().get_current_dir().is_none() {
+            command.current_dir(root());
+        }
+        Self {
+            child: command.spawn().unwrap(),
+            folder,
+        }
+    }
+
+    /// What follows this word in its finished lines.
+    fn said(&self, word: &str) -> BTreeSet<String> {
+        let out = fs::read_to_string(self.folder.path().join("out")).unwrap();
+        let finished = out
+            .split_inclusive('\n')
+            .filter_map(|line| line.strip_suffix('\n'));
+        let about = finished.filter_map(|line| line.strip_prefix(word));
+        about.map(str::to_owned).collect()
+    }
+
+    fn errors(&self) -> String {
+        fs::read_to_string(self.folder.path().join("err")).unwrap()
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    async fn succeeded(&mut self) {
+        let status = tokio::time::timeout(secs(30), self.child.wait()).await;
+        let status = status.expect("the program ends").unwrap();
+        assert!(status.success(), "{status}: {}", self.errors());
+    }
+}
+
+/// Makes what a program in another language needs. None where this machine cannot, which is a failure
+/// where the gate runs.
+pub(crate) async fn prepared<T: Send + 'static>(
+    what: &str,
+    prepare: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Option<T> {
+    match tokio::task::spawn_blocking(prepare).await.unwrap() {
+        Ok(made) => Some(made),
+        Err(why) if env::var_os("CI").is_some() => panic!("{what} cannot be made: {why}"),
+        Err(why) => {
+            println!("SKIPPED, {what} cannot be made: {why}");
+            None
+        }
+    }
+}
+
+/// Runs a command to its end; what it said on an error.
+pub(crate) fn run(command: &mut Command) -> Result<Output, String> {
+    let output = command
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(format!(
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
