@@ -42,4 +42,6 @@ def main(queue, count):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     main(sys.argv[1], int(sys.argv[2]))

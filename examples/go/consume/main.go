@@ -20,18 +20,22 @@ import (
 )
 
 func main() {
+	if len(os.Args) != 2 {
+		log.Fatal("usage: consume QUEUE")
+	}
 	consumer := ticketrail.NewConsumerServiceClient(connect.Cluster())
 	open := &ticketrail.ConsumeOpen{Queue: os.Args[1], Prefetch: proto.Uint32(50)}
 	for {
 		err := consume(consumer, open)
 		switch {
-		case err == nil: // the node stops; the leases go along to the next
+		case err == nil:
+			continue // the node stops; the leases go along to the next
 		case status.Code(err) == codes.NotFound && len(open.SessionId) > 0:
 			open.SessionId = nil // away for too long: what was leased comes again by itself
 		case status.Code(err) != codes.Unavailable:
 			log.Fatal(err)
 		}
-		log.Print("the stream ended; once more: ", err)
+		log.Print("the stream broke; once more: ", err)
 	}
 }
 

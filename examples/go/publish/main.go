@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log"
 	"os"
 	"strconv"
 	"time"
@@ -18,6 +19,9 @@ import (
 const batch = 10
 
 func main() {
+	if len(os.Args) != 3 {
+		log.Fatal("usage: publish QUEUE COUNT")
+	}
 	queue := os.Args[1]
 	count, err := strconv.ParseUint(os.Args[2], 10, 64)
 	connect.Must(err)

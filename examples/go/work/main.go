@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log"
 	"math/rand"
 	"os"
 	"time"
@@ -19,6 +20,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) != 2 {
+		log.Fatal("usage: work QUEUE")
+	}
 	queue := os.Args[1]
 	consumer := ticketrail.NewConsumerServiceClient(connect.Cluster())
 	worker := rand.New(rand.NewSource(time.Now().UnixNano())).Uint64()
