@@ -105,12 +105,15 @@ async fn survive(cluster: &Cluster, takes: &str, program: &impl Fn(&str) -> Asyn
     publisher.succeeded().await;
     confirmed.extend(publisher.said("confirmed "));
     let all: BTreeSet<_> = (1..=MESSAGES).map(|n| format!("message {n}")).collect();
-    assert_eq!(confirmed, all);
+    // What was cut off is stored and not said to be.
+    assert!(confirmed == all || publisher.started_again && confirmed.is_subset(&all));
 
     // The lease of an answer that was lost may have to end first.
     until("all to be acknowledged", secs(60), async || {
         let stats = cluster.stats(&queue).await;
-        let told = takes != "work" || consumer.said("acknowledged ") == confirmed;
+        assert!(!consumer.has_ended(), "{}", consumer.errors());
+        let told =
+            takes != "work" || consumer.started_again || consumer.said("acknowledged ") == all;
         match stats.acknowledged == MESSAGES as u64 && told {
             true => Ok(()),
             false => Err((stats, consumer.errors())),
@@ -118,7 +121,7 @@ async fn survive(cluster: &Cluster, takes: &str, program: &impl Fn(&str) -> Asyn
     })
     .await;
     assert!(!consumer.has_ended(), "{}", consumer.errors());
-    assert_eq!(consumer.said("worked on "), confirmed);
+    assert_eq!(consumer.said("worked on "), all);
     if takes == "consume" {
         // Its loop was needed.
         assert!(consumer.errors().contains("once more"));
@@ -163,7 +166,9 @@ fn root() -> PathBuf {
 
 /// A program that runs, and what it said so far; killed when dropped.
 struct Example {
+    command: AsyncCommand,
     child: Child,
+    started_again: bool,
     folder: TempDir,
 }
 
@@ -180,6 +185,8 @@ impl Example {
         }
         Self {
             child: command.spawn().unwrap(),
+            command,
+            started_again: false,
             folder,
         }
     }
@@ -198,8 +205,20 @@ impl Example {
         fs::read_to_string(self.folder.path().join("err")).unwrap()
     }
 
+    /// Whether it ended for good. gRPC repeats no call of which the headers of an answer came, and a node can
+    /// die between these and the answer: a program that ends so is started again, once.
     fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+        let Some(status) = self.child.try_wait().unwrap() else {
+            return false;
+        };
+        let errors = self.errors().to_lowercase();
+        if status.success() || self.started_again || !errors.contains("unavailable") {
+            return true;
+        }
+        println!("started again, an answer was cut off: {errors}");
+        self.started_again = true;
+        self.child = self.command.spawn().unwrap();
+        false
     }
 
     async fn succeeded(&mut self) {
