@@ -34,6 +34,8 @@ pub(crate) enum Failure {
     },
     /// The cluster answered, and part of the work was refused; the sentence says what.
     Refused(String),
+    /// A node is not as well as was asked for; the sentence says which, and what to do.
+    Unwell(String),
     /// The command line asks for something that makes no sense.
     Usage(String),
     /// This machine failed.
@@ -90,6 +92,7 @@ impl Failure {
             Self::Cluster { error, .. } if error.reason() == "INVALID_ENDPOINT" => USAGE,
             Self::Cluster { error, .. } if error.is_retryable() => UNAVAILABLE,
             Self::Cluster { error, .. } if error.reason() == "NOT_PROPOSED" => UNAVAILABLE,
+            Self::Unwell(_) => UNAVAILABLE,
             Self::Cluster { .. } | Self::Refused(_) => REFUSED,
             Self::Usage(_) => USAGE,
             Self::Local(_) => LOCAL,
@@ -115,7 +118,9 @@ impl Failure {
                 lines.extend(hints.iter().map(|text| format!("  {text}")));
                 lines
             }
-            Self::Refused(text) | Self::Local(text) => vec![format!("error: {text}")],
+            Self::Refused(text) | Self::Unwell(text) | Self::Local(text) => {
+                vec![format!("error: {text}")]
+            }
             Self::Usage(text) => {
                 vec![
                     format!("error: {text}"),
@@ -192,6 +197,7 @@ mod tests {
     fn each_kind_has_its_exit_code_and_a_broken_pipe_is_quiet() {
         assert_eq!(Failure::Usage("x".into()).exit_code(), 2);
         assert_eq!(Failure::Refused("x".into()).exit_code(), 1);
+        assert_eq!(Failure::Unwell("x".into()).exit_code(), 3);
         assert_eq!(Failure::Local("x".into()).exit_code(), 5);
         let broken = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!(broken.exit_code(), 0);

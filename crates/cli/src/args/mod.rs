@@ -2,6 +2,7 @@
 
 mod backup;
 mod cluster;
+mod health;
 mod message;
 mod node;
 mod queue;
@@ -16,6 +17,7 @@ use crate::units::parse_duration;
 
 pub(crate) use backup::{Backup, BackupVerb, Restore};
 pub(crate) use cluster::Cluster;
+pub(crate) use health::Health;
 pub(crate) use message::{Consume, Publish, Receive, Settle, SettleHow};
 pub(crate) use node::{Dev, Serve};
 pub(crate) use queue::{Peek, Queue, QueueOptions, State};
@@ -84,6 +86,7 @@ pub(crate) enum Verb {
     /// Look at the cluster, and change who belongs to it
     #[command(subcommand)]
     Cluster(Cluster),
+    Health(Health),
     Backup(Backup),
     Restore(Restore),
     /// Print the completion script of a shell
@@ -150,6 +153,8 @@ mod tests {
             "ticketrail cluster transfer",
             "ticketrail cluster transfer 2",
             "ticketrail serve --node-id 4 --join a:7400,b:7400 --learner",
+            "ticketrail health --endpoints a:1",
+            "ticketrail health --live",
             "ticketrail backup --to b",
             "ticketrail --output json backup verify b",
             "ticketrail restore --from b --config node.toml --node-id 1",

@@ -4,6 +4,7 @@ mod backup;
 mod cluster;
 mod completions;
 mod consume;
+mod health;
 mod namespace;
 mod publish;
 mod queue;
@@ -71,6 +72,7 @@ async fn dispatch(arguments: Arguments) -> Result {
         Verb::Queue(verb) => queue::run(&context()?, verb).await,
         Verb::Namespace(verb) => namespace::run(&context()?, verb).await,
         Verb::Cluster(verb) => cluster::run(&context()?, verb).await,
+        Verb::Health(args) => health::run(&context()?, args).await,
         Verb::Backup(args) => backup::run(&context()?, args).await,
         Verb::Restore(args) => backup::restore(Show::new(arguments.global.output), args).await,
     }

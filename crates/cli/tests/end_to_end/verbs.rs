@@ -156,6 +156,7 @@ fn mistakes_are_explained(dev: &Dev) {
 
 fn a_killed_leader_is_told_and_comes_back(dev: &mut Dev) {
     let leader = dev.json(&["cluster", "status"])[0]["leader_node_id"].clone();
+    assert_eq!(dev.ok(&["health"]).matches(" is ready\n").count(), 3);
     dev.press(&format!("k {leader}"));
     dev.line(&format!("node {leader} was killed by signal 9"));
     // Nothing is refused meanwhile: the client waits for the next leader.
@@ -167,6 +168,11 @@ fn a_killed_leader_is_told_and_comes_back(dev: &mut Dev) {
         "e",
     ]);
     assert_eq!(stored[0]["stored"], 1);
+    let (code, text) = dev.refused(&["health", "--live"]);
+    assert!(
+        code == 3 && text.contains("error: not alive: http"),
+        "{text}"
+    );
     let down = |node: &&Value| node["up"] == false;
     let status = dev.json(&["cluster", "status"]);
     // Who answers tells what it takes of its disk.
