@@ -42,7 +42,7 @@ pub use program::Program;
 pub use proxy::{Behaviour, Link};
 pub use small_disk::SmallDisk;
 pub use spec::QueueSpec;
-pub use start::Builder;
+pub use start::{Builder, Turn, turn};
 pub use traffic::Traffic;
 pub use wait::{duration, from_proto, millis, secs, until};
 

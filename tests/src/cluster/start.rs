@@ -16,7 +16,7 @@ use super::{Cluster, Node, NodeId, SmallDisk, ports};
 const CLUSTERS_MAX: u32 = 2;
 
 /// A place among the clusters that run now.
-pub(super) type Turn = OwnedSemaphorePermit;
+pub type Turn = OwnedSemaphorePermit;
 
 /// Describes a cluster to start.
 #[derive(Clone, Debug)]
@@ -168,7 +168,11 @@ impl Builder {
     }
 }
 
-async fn turn(alone: bool) -> Turn {
+/// Waits for a place among the clusters of this test program; with `alone` for all of them.
+///
+/// # Panics
+/// Never: the places are there as long as the program.
+pub async fn turn(alone: bool) -> Turn {
     static TURNS: OnceLock<Arc<Semaphore>> = OnceLock::new();
     let turns = TURNS.get_or_init(|| Arc::new(Semaphore::new(CLUSTERS_MAX as usize)));
     let wanted = if alone { CLUSTERS_MAX } else { 1 };

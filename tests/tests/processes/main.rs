@@ -24,6 +24,7 @@ mod away;
 mod backlog;
 mod backup;
 mod bad_input;
+mod compose;
 mod cut_off;
 mod dead_letters;
 mod dedup;
@@ -31,6 +32,7 @@ mod divergence;
 mod examples;
 mod failover;
 mod full_disk;
+mod kubernetes;
 mod leases;
 mod membership;
 mod observability;
@@ -40,8 +42,24 @@ mod python;
 mod real_input;
 mod rolling;
 mod stops;
+mod systemd;
 
 use std::env;
+use std::io::{self, Write as _};
+
+/// Says that a test is skipped, on the standard error itself, which the test harness does not keep to itself.
+///
+/// # Panics
+/// Where the gate runs: there it must not be skipped.
+fn skipped(what: &str, why: &str) {
+    assert!(env::var_os("CI").is_none(), "{what} cannot run: {why}");
+    say_skipped(what, why);
+}
+
+/// The same for what the gate's machine need not have either.
+fn say_skipped(what: &str, why: &str) {
+    let _ = writeln!(io::stderr().lock(), "SKIPPED: {what}: {why}");
+}
 
 /// A number from the environment.
 fn number(name: &str, otherwise: usize) -> usize {

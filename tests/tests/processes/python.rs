@@ -90,23 +90,8 @@ pub(crate) fn prepare() -> Result<PathBuf, String> {
 }
 
 fn prepare_once() -> Result<PathBuf, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let home = profile_folder().join("python");
-    let python = home.join("venv/bin/python");
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-    // What is installed, written when it is.
-    let installed = home.join("requirements.txt");
-    let requirements = root.join("examples/python/requirements.txt");
-    if read(&installed) != read(&requirements) {
-        run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(home.join("venv")))?;
-        run(Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "-r"])
-            .arg(&requirements))?;
-        std::fs::copy(&requirements, &installed).map_err(|error| error.to_string())?;
-    }
-    let protos = root.join("proto");
+    let python = environment("python", "examples/python/requirements.txt")?;
+    let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
     std::fs::create_dir_all(generated()).map_err(|error| error.to_string())?;
     let mut protoc = Command::new(&python);
     protoc.args(["-m", "grpc_tools.protoc", "-I"]).arg(&protos);
@@ -118,5 +103,28 @@ fn prepare_once() -> Result<PathBuf, String> {
         protoc.arg(Path::new("ticketrail/v1").join(file.file_name()));
     }
     run(&mut protoc)?;
+    Ok(python)
+}
+
+/// Makes a virtual environment beside the programs with what a file of the sources lists, unless that is installed in it
+/// already; says where its python is.
+pub(crate) fn environment(name: &str, requirements: &str) -> Result<PathBuf, String> {
+    let home = profile_folder().join(name);
+    let python = home.join("venv/bin/python");
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    // What is installed, written when it is.
+    let installed = home.join("requirements.txt");
+    let requirements = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(requirements);
+    if read(&installed) != read(&requirements) {
+        run(Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(home.join("venv")))?;
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "-r"])
+            .arg(&requirements))?;
+        std::fs::copy(&requirements, &installed).map_err(|error| error.to_string())?;
+    }
     Ok(python)
 }

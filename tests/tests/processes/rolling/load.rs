@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesOrdered, StreamExt};
-use ticketrail_client::{Client, Message, Publication, SettleOutcome, Wanted};
+use ticketrail_client::{Client, Message, Publication, QueueStats, SettleOutcome, Wanted};
 use ticketrail_tests::cluster::{Cluster, NodeId, millis, secs, until};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -77,6 +77,12 @@ impl Load {
 
     /// Starts producers and consumers only, which know of these nodes.
     pub(crate) async fn streams(cluster: &Cluster, rate: usize, nodes: &[NodeId]) -> Self {
+        let all: Vec<String> = nodes.iter().map(|id| url(cluster, *id)).collect();
+        Self::streams_to(&all, rate).await
+    }
+
+    /// The same for nodes that are reached at these endpoints.
+    pub(crate) async fn streams_to(all: &[String], rate: usize) -> Self {
         let mut load = Self {
             seen: Arc::default(),
             gaps: Arc::new(Gaps::new()),
@@ -84,10 +90,9 @@ impl Load {
             consuming: JoinSet::new(),
             started: Instant::now(),
         };
-        let all: Vec<String> = nodes.iter().map(|id| url(cluster, *id)).collect();
         for producer in 0..PRODUCERS {
             // The first knows of one node only: where else to go it is told when that stops.
-            let endpoints = if producer == 0 { &all[..1] } else { &all[..] };
+            let endpoints = if producer == 0 { &all[..1] } else { all };
             let client = Client::connect(endpoints).await.unwrap();
             let (seen, gaps) = (Arc::clone(&load.seen), Arc::clone(&load.gaps));
             let per_tick = (rate as f64 * PACE.as_secs_f64() / PRODUCERS as f64).max(0.1);
@@ -95,7 +100,7 @@ impl Load {
                 .spawn(produce(client, producer, per_tick, seen, gaps));
         }
         for _ in 0..CONSUMERS {
-            let client = Client::connect(&all).await.unwrap();
+            let client = Client::connect(all).await.unwrap();
             load.consuming
                 .spawn(consume(client, Arc::clone(&load.seen)));
         }
@@ -104,6 +109,11 @@ impl Load {
 
     /// Waits until messages are confirmed, delivered and acknowledged that were not when this began.
     pub(crate) async fn flows(&self, cluster: &Cluster, when: &str) {
+        self.flows_while(when, || cluster.running()).await;
+    }
+
+    /// The same; which nodes run is said when the time is over.
+    pub(crate) async fn flows_while(&self, when: &str, running: impl Fn() -> Vec<NodeId>) {
         let confirmed = self.seen.confirmed.load(Relaxed);
         let acked = self.seen.acked.lock().unwrap().len();
         until(&format!("messages to flow {when}"), secs(20), async || {
@@ -112,7 +122,7 @@ impl Load {
             let acked_now = self.seen.acked.lock().unwrap().len();
             match now > confirmed + 100 && acked_now > acked + 100 {
                 true => Ok(()),
-                false => Err((now - confirmed, acked_now - acked, cluster.running())),
+                false => Err((now - confirmed, acked_now - acked, running())),
             }
         })
         .await;
@@ -128,12 +138,17 @@ impl Load {
     }
 
     /// Ends the producers, waits until all is acknowledged, ends the consumers.
-    pub(crate) async fn finish(mut self, cluster: &Cluster) -> String {
+    pub(crate) async fn finish(self, cluster: &Cluster) -> String {
+        self.finish_by(async || cluster.stats(QUEUE).await).await
+    }
+
+    /// The same, with another way to the counts of [`QUEUE`].
+    pub(crate) async fn finish_by(mut self, stats: impl AsyncFn() -> QueueStats) -> String {
         let seen = &self.seen;
         seen.stop_publishing.store(true, Relaxed);
         ended(&mut self.publishing).await;
         let took = self.started.elapsed();
-        let left = all_acknowledged(cluster).await;
+        let left = all_acknowledged(&stats).await;
         seen.stop_consuming.store(true, Relaxed);
         ended(&mut self.consuming).await;
         self.nothing_failed();
@@ -141,7 +156,7 @@ impl Load {
         let confirmed = seen.confirmed.load(Relaxed);
         let acked = seen.acked.lock().unwrap().len() as u64;
         assert_eq!(acked, confirmed, "each confirmed message was acknowledged");
-        let stats = cluster.stats(QUEUE).await;
+        let stats = stats().await;
         assert_eq!(stats.published, confirmed, "each message was stored once");
         format!(
             "{confirmed} messages in {took:?} ({:.0}/s) and {} unary calls: 0 failed, 0 deliveries of \
@@ -156,9 +171,9 @@ impl Load {
 }
 
 /// Waits as long as the backlog gets smaller; how large it was.
-async fn all_acknowledged(cluster: &Cluster) -> u64 {
+async fn all_acknowledged(stats: &impl AsyncFn() -> QueueStats) -> u64 {
     let backlog = async || {
-        let stats = cluster.stats(QUEUE).await;
+        let stats = stats().await;
         stats.published - stats.acknowledged
     };
     let first = backlog().await;
