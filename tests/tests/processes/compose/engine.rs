@@ -62,9 +62,14 @@ impl Images {
         for version in versions {
             let tag = format!("{name}:{version}");
             let mut build = docker();
-            build.args(["build", "--quiet", "--target", "prebuilt", "--tag", &tag]);
-            build.args(["--build-arg", &format!("RUN_BASE={base}")]);
-            build.args(["--build-arg", &format!("VERSION={version}")]);
+            build.args(["build", "--quiet", "--tag", &tag]);
+            for argument in [
+                format!("RUN_BASE={base}"),
+                format!("BUILD_BASE={base}"),
+                format!("VERSION={version}"),
+            ] {
+                build.args(["--build-arg", &argument]);
+            }
             build.arg("--file").arg(deploy("Dockerfile"));
             run(build.arg(context.path()), BUILD).await?;
             images.tags.push(tag);
