@@ -12,7 +12,7 @@ use tokio::process::Command;
 /// For what asks the engine one thing.
 pub(super) const SHORT: Duration = secs(30);
 /// For what writes images.
-const BUILD: Duration = secs(120);
+const BUILD: Duration = secs(300);
 /// For the base image, which comes from a mirror of Debian.
 const BASE: Duration = secs(420);
 

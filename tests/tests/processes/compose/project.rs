@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::engine::{SHORT, deploy, docker, run};
 
 /// For what waits for containers to start or to stop: above the grace period of a stop.
-const STEP: Duration = secs(60);
+const STEP: Duration = secs(120);
 
 const NODES: [NodeId; 3] = [1, 2, 3];
 
@@ -21,8 +21,6 @@ pub(super) struct Project {
     name: String,
     environment: BTreeMap<String, String>,
     ports: BTreeMap<NodeId, u16>,
-    /// Seconds since 1970.
-    began: u64,
 }
 
 impl Project {
@@ -37,7 +35,6 @@ impl Project {
             name: name.to_owned(),
             environment,
             ports,
-            began: now(),
         }
     }
 
@@ -106,6 +103,11 @@ impl Project {
         run(kill.args(["kill", &container]), SHORT).await.unwrap();
     }
 
+    /// SIGTERM, and waits for the end.
+    pub(super) async fn stop(&self, id: NodeId) {
+        self.compose(&["stop", &service(id)]).await;
+    }
+
     pub(super) async fn start(&self, id: NodeId) {
         self.compose(&["start", &service(id)]).await;
     }
@@ -168,27 +170,23 @@ impl Project {
         .await;
     }
 
-    /// How the containers of each node have ended so far.
-    pub(super) async fn exit_codes(&self) -> BTreeMap<NodeId, Vec<i32>> {
+    /// How containers have ended since this instant. The engine remembers the last 256 events only: ask soon.
+    pub(super) async fn ends_since(&self, began: SystemTime) -> Vec<(NodeId, i32)> {
         let mut events = docker();
         events.args(["events", "--filter", "event=die"]);
         events.args(["--filter", &self.label()]);
-        events.args(["--since", &self.began.to_string()]);
-        // The events of this second, too.
-        events.args(["--until", &(now() + 1).to_string()]);
+        events.args(["--since", &timestamp(began)]);
+        events.args(["--until", &timestamp(SystemTime::now())]);
         let service = r#"{{index .Actor.Attributes "com.docker.compose.service"}}"#;
-        events.args([
-            "--format",
-            &format!("{service} {{{{.Actor.Attributes.exitCode}}}}"),
-        ]);
-        let said = run(&mut events, SHORT).await.unwrap();
-        let mut codes: BTreeMap<NodeId, Vec<i32>> = BTreeMap::new();
-        for line in said.lines() {
-            let (service, code) = line.split_once(' ').unwrap();
-            let id = service.strip_prefix("node-").unwrap().parse().unwrap();
-            codes.entry(id).or_default().push(code.parse().unwrap());
-        }
-        codes
+        let format = format!("{service} {{{{.Actor.Attributes.exitCode}}}}");
+        let said = run(events.args(["--format", &format]), SHORT).await;
+        let end = |line: &str| {
+            let (service, code) = line.split_once(' ')?;
+            let id = service.strip_prefix("node-")?.parse().ok()?;
+            Some((id, code.parse().ok()?))
+        };
+        let said = said.unwrap();
+        said.lines().map(|line| end(line).unwrap()).collect()
     }
 
     /// Brings everything down; nothing of the project is left.
@@ -226,7 +224,8 @@ fn service(id: NodeId) -> String {
     format!("node-{id}")
 }
 
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
+/// As the engine reads it.
+fn timestamp(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:09}", since.as_secs(), since.subsec_nanos())
 }
