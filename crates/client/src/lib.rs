@@ -67,7 +67,7 @@ pub use endpoints::parse_endpoints;
 pub use error::{Error, Result};
 pub use health::HealthOf;
 pub use message::{HeaderValue, Message};
-pub use producer::{Confirm, OpenedProducer, Producer, ProducerBuilder};
+pub use producer::{Confirm, OpenedProducer, Producer, ProducerBuilder, Setbacks};
 pub use publish::{Publication, Published};
 pub use receive::{Settlement, Wanted};
 

@@ -100,22 +100,30 @@ impl Client {
         Ok(response.queue.unwrap_or_default())
     }
 
+    /// A page of the queues of the namespace, by name; `page_token` is the `next_page_token` of the page before,
+    /// empty for the first one.
+    pub async fn list_queues_page(
+        &self,
+        page_token: impl Into<String>,
+    ) -> Result<v1::ListQueuesResponse> {
+        let request = v1::ListQueuesRequest {
+            namespace: self.namespace.clone(),
+            page_size: Some(PAGE_SIZE),
+            page_token: page_token.into(),
+            ..Default::default()
+        };
+        self.call(Repeat::Always, request, async |channel, request| {
+            Self::topology(channel).list_queues(request).await
+        })
+        .await
+    }
+
     /// All queues of the namespace, by name.
     pub async fn list_queues(&self) -> Result<Vec<v1::Queue>> {
         let mut all = Vec::new();
         let mut page_token = String::new();
         loop {
-            let request = v1::ListQueuesRequest {
-                namespace: self.namespace.clone(),
-                page_size: Some(PAGE_SIZE),
-                page_token,
-                ..Default::default()
-            };
-            let page = self
-                .call(Repeat::Always, request, async |channel, request| {
-                    Self::topology(channel).list_queues(request).await
-                })
-                .await?;
+            let page = self.list_queues_page(page_token).await?;
             all.extend(page.queues);
             page_token = page.next_page_token;
             if page_token.is_empty() {

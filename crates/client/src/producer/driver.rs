@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::setbacks::Counters;
 use super::window::{Progress, Window};
 use super::{Command, OpenedProducer, Reply};
 use crate::client::Client;
@@ -35,6 +36,7 @@ pub(super) struct Driver {
     give_up_after: Duration,
     commands: mpsc::Receiver<Command>,
     failure: Arc<OnceLock<Error>>,
+    setbacks: Arc<Counters>,
     window: Window<Reply>,
     /// Since when nothing was confirmed although something was wanted.
     stuck_since: Option<Instant>,
@@ -80,7 +82,7 @@ impl Driver {
         first_sequence: u64,
         (give_up_after, strict): (Duration, bool),
         commands: mpsc::Receiver<Command>,
-        failure: &Arc<OnceLock<Error>>,
+        (failure, setbacks): (&Arc<OnceLock<Error>>, &Arc<Counters>),
     ) -> Self {
         Self {
             client,
@@ -88,6 +90,7 @@ impl Driver {
             give_up_after,
             commands,
             failure: failure.clone(),
+            setbacks: setbacks.clone(),
             window: Window::new(first_sequence, strict),
             stuck_since: None,
             closing: false,
@@ -114,6 +117,7 @@ impl Driver {
             if self.is_stuck_for_too_long() || !error_invites_retry(&error) {
                 return self.fail(error);
             }
+            self.setbacks.note(&error);
             tracing::debug!(
                 reason = error.reason(),
                 "publish stream broke; connecting again"
@@ -316,6 +320,7 @@ impl Driver {
                 match progress {
                     Progress::Going => {}
                     Progress::Later(pause, error) => {
+                        self.setbacks.note(&error);
                         session.not_before = Some(Instant::now() + pause);
                         session.last_refusal = Some(error);
                     }
@@ -323,6 +328,9 @@ impl Driver {
                 }
             }
             Some(In::Flow(flow)) => {
+                if flow.blocked && !session.blocked {
+                    self.setbacks.told_to_pause();
+                }
                 session.blocked = flow.blocked;
                 if flow.blocked {
                     // What is told where the pause outlasts the caller's patience.

@@ -1,6 +1,7 @@
 //! Publishing many messages, each stored once: a handle, and a task that owns the stream.
 
 mod driver;
+mod setbacks;
 mod window;
 
 use std::future::Future;
@@ -18,6 +19,8 @@ use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::publish::{Publication, Published};
 use driver::Driver;
+use setbacks::Counters;
+pub use setbacks::Setbacks;
 
 /// How many messages may wait for the driver on top of the unconfirmed ones.
 const QUEUED_MAX: usize = 256;
@@ -129,18 +132,20 @@ impl ProducerBuilder {
         let (commands, queue) = mpsc::channel(QUEUED_MAX);
         let failure = Arc::new(OnceLock::new());
         let behaviour = (self.give_up_after, self.strict);
+        let setbacks = Arc::new(Counters::default());
         let driver = Driver::new(
             self.client,
             opened.clone(),
             first,
             behaviour,
             queue,
-            &failure,
+            (&failure, &setbacks),
         );
         let task = tokio::spawn(driver.run());
         Ok(Producer {
             commands,
             failure,
+            setbacks,
             task,
             opened,
         })
@@ -166,6 +171,7 @@ pub(crate) struct Command {
 pub struct Producer {
     commands: mpsc::Sender<Command>,
     failure: Arc<OnceLock<Error>>,
+    setbacks: Arc<Counters>,
     task: JoinHandle<()>,
     opened: OpenedProducer,
 }
@@ -174,6 +180,11 @@ impl Producer {
     /// The identity, with the last sequence as it was when the producer was opened.
     pub fn opened(&self) -> &OpenedProducer {
         &self.opened
+    }
+
+    /// What it had to bear so far and made good by sending again.
+    pub fn setbacks(&self) -> Setbacks {
+        self.setbacks.now()
     }
 
     /// Sends a message to a queue; waits for room among the unconfirmed ones, but not for the confirm,
