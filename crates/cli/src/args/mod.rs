@@ -1,12 +1,14 @@
 //! The command line, as `--help` shows it.
 
 mod backup;
+mod bench;
 mod cluster;
 mod health;
 mod message;
 mod node;
 mod queue;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -16,6 +18,7 @@ use crate::failure::EXIT_CODES;
 use crate::units::parse_duration;
 
 pub(crate) use backup::{Backup, BackupVerb, Restore};
+pub(crate) use bench::{Bench, Load, Timed};
 pub(crate) use cluster::Cluster;
 pub(crate) use health::Health;
 pub(crate) use message::{Consume, Publish, Receive, Settle, SettleHow};
@@ -89,10 +92,18 @@ pub(crate) enum Verb {
     Health(Health),
     Backup(Backup),
     Restore(Restore),
+    /// Measure a cluster: messages per second, latency, CPU
+    #[command(subcommand)]
+    Bench(Bench),
     /// Print the completion script of a shell
     Completions {
         /// Which shell
         shell: Shell,
+    },
+    /// Write the manual pages to a folder
+    Man {
+        /// The folder; it is made if it is not there
+        folder: PathBuf,
     },
 }
 
@@ -158,6 +169,12 @@ mod tests {
             "ticketrail backup --to b",
             "ticketrail --output json backup verify b",
             "ticketrail restore --from b --config node.toml --node-id 1",
+            "ticketrail bench e2e -p 2 -c 2 --size 100 --duration 1s --warmup 0s --pids 1,2,3 --save a.json",
+            "ticketrail bench publish --rate 1000 --queues 3 --keep --reuse",
+            "ticketrail bench drain --count 1000",
+            "ticketrail bench fanout --count 1000",
+            "ticketrail --output json bench compare a.json b.json",
+            "ticketrail man pages",
             "ticketrail completions bash",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -179,6 +196,11 @@ mod tests {
             "ticketrail backup",
             "ticketrail backup --to b verify b",
             "ticketrail restore --config node.toml",
+            "ticketrail bench",
+            "ticketrail bench e2e --size 8",
+            "ticketrail bench e2e --count 5 --duration 1s",
+            "ticketrail bench drain --duration 1s",
+            "ticketrail bench e2e --window 2000",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

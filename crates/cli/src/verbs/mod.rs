@@ -1,10 +1,12 @@
 //! One file per noun or verb. Each takes its arguments and a [`Context`], and prints what it did.
 
 mod backup;
+mod bench;
 mod cluster;
 mod completions;
 mod consume;
 mod health;
+mod man;
 mod namespace;
 mod publish;
 mod queue;
@@ -74,6 +76,8 @@ async fn dispatch(arguments: Arguments) -> Result {
         Verb::Cluster(verb) => cluster::run(&context()?, verb).await,
         Verb::Health(args) => health::run(&context()?, args).await,
         Verb::Backup(args) => backup::run(&context()?, args).await,
+        Verb::Bench(verb) => bench::run(&context()?, verb).await,
+        Verb::Man { folder } => man::run(&folder),
         Verb::Restore(args) => backup::restore(Show::new(arguments.global.output), args).await,
     }
 }
