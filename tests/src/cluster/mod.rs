@@ -278,6 +278,16 @@ impl Cluster {
         fs::remove_file(self.node(id).faults().join(fault)).expect("a fault that is on");
     }
 
+    /// The number of a node's process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self, id: NodeId) -> u32 {
+        let process = self.node(id).process.lock().expect("not poisoned");
+        process.as_ref().expect("a running node").pid()
+    }
+
     /// Resident memory of a node's process in bytes.
     #[must_use]
     pub fn resident_bytes(&self, id: NodeId) -> u64 {

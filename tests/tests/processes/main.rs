@@ -25,6 +25,7 @@ mod backlog;
 mod backup;
 mod bad_input;
 mod compose;
+mod bench;
 mod cut_off;
 mod dead_letters;
 mod dedup;
@@ -43,6 +44,7 @@ mod real_input;
 mod rolling;
 mod stops;
 mod systemd;
+mod top;
 
 use std::env;
 use std::io::{self, Write as _};

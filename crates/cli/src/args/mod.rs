@@ -7,6 +7,7 @@ mod health;
 mod message;
 mod node;
 mod queue;
+mod top;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub(crate) use health::Health;
 pub(crate) use message::{Consume, Publish, Receive, Settle, SettleHow};
 pub(crate) use node::{Dev, Serve};
 pub(crate) use queue::{Peek, Queue, QueueOptions, State};
+pub(crate) use top::{SortBy, Top};
 
 /// Ticketrail: a replicated message broker. Every confirmed message is on the disks of a majority.
 #[derive(Debug, Parser)]
@@ -90,6 +92,7 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Cluster(Cluster),
     Health(Health),
+    Top(Top),
     Backup(Backup),
     Restore(Restore),
     /// Measure a cluster: messages per second, latency, CPU
@@ -169,6 +172,7 @@ mod tests {
             "ticketrail backup --to b",
             "ticketrail --output json backup verify b",
             "ticketrail restore --from b --config node.toml --node-id 1",
+            "ticketrail top --once --filter orders --sort in-flight",
             "ticketrail bench e2e -p 2 -c 2 --size 100 --duration 1s --warmup 0s --pids 1,2,3 --save a.json",
             "ticketrail bench publish --rate 1000 --queues 3 --keep --reuse",
             "ticketrail bench drain --count 1000",
@@ -201,6 +205,7 @@ mod tests {
             "ticketrail bench e2e --count 5 --duration 1s",
             "ticketrail bench drain --duration 1s",
             "ticketrail bench e2e --window 2000",
+            "ticketrail top --sort colour",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

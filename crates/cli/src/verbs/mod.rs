@@ -12,6 +12,7 @@ mod publish;
 mod queue;
 mod receive;
 mod suggest;
+mod top;
 
 use ticketrail_client::{Client, ClientOptions};
 
@@ -77,6 +78,7 @@ async fn dispatch(arguments: Arguments) -> Result {
         Verb::Health(args) => health::run(&context()?, args).await,
         Verb::Backup(args) => backup::run(&context()?, args).await,
         Verb::Bench(verb) => bench::run(&context()?, verb).await,
+        Verb::Top(args) => top::run(&context()?, args).await,
         Verb::Man { folder } => man::run(&folder),
         Verb::Restore(args) => backup::restore(Show::new(arguments.global.output), args).await,
     }

@@ -1,7 +1,7 @@
 //! `ticketrail cluster`: look at the nodes, change who belongs to them.
 
 mod members;
-mod status;
+pub(super) mod status;
 
 use super::Context;
 use crate::args::Cluster;

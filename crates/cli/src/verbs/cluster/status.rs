@@ -21,9 +21,9 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// What one endpoint answered.
-pub(super) struct Answer {
-    endpoint: String,
-    pub(super) answer: Result<GetClusterResponse, Error>,
+pub(in crate::verbs) struct Answer {
+    pub(in crate::verbs) endpoint: String,
+    pub(in crate::verbs) answer: Result<GetClusterResponse, Error>,
 }
 
 /// Shows it again and again.
@@ -68,11 +68,7 @@ pub(in crate::verbs) async fn by_role(context: &Context) -> Result<Vec<String>> 
 
 pub(super) async fn show(context: &Context) -> Result {
     let answers = ask_all(context).await;
-    let newest = answers
-        .iter()
-        .filter_map(|one| one.answer.as_ref().ok())
-        .max_by_key(|seen| (seen.term, seen.commit_index));
-    let Some(newest) = newest else {
+    let Some(newest) = newest(&answers) else {
         let error = answers.into_iter().find_map(|one| one.answer.err());
         return Err(error.map_or_else(|| Failure::Usage("no endpoints".to_owned()), Failure::from));
     };
@@ -89,6 +85,12 @@ pub(super) async fn show(context: &Context) -> Result {
         context.show.line(&format!("\n{remark}"))?;
     }
     Ok(())
+}
+
+/// What the best informed node answered.
+pub(in crate::verbs) fn newest(answers: &[Answer]) -> Option<&GetClusterResponse> {
+    let there = answers.iter().filter_map(|one| one.answer.as_ref().ok());
+    there.max_by_key(|seen| (seen.term, seen.commit_index))
 }
 
 async fn ask(endpoint: &str, timeout: Duration) -> Answer {
@@ -119,7 +121,10 @@ fn headline(seen: &GetClusterResponse) -> String {
 }
 
 /// All nodes that anybody knows of, by id.
-fn nodes<'a>(newest: &'a GetClusterResponse, answers: &'a [Answer]) -> BTreeMap<u64, Row<'a>> {
+pub(in crate::verbs) fn nodes<'a>(
+    newest: &'a GetClusterResponse,
+    answers: &'a [Answer],
+) -> BTreeMap<u64, Row<'a>> {
     let mut rows: BTreeMap<u64, Row> = BTreeMap::new();
     for node in &newest.nodes {
         rows.insert(
@@ -152,13 +157,14 @@ fn nodes<'a>(newest: &'a GetClusterResponse, answers: &'a [Answer]) -> BTreeMap<
     rows
 }
 
+/// What is known of a node.
 #[derive(Default)]
-struct Row<'a> {
+pub(in crate::verbs) struct Row<'a> {
     /// As the best informed node sees it.
-    node: Option<&'a Node>,
+    pub(in crate::verbs) node: Option<&'a Node>,
     /// What it says itself.
-    own: Option<&'a GetClusterResponse>,
-    error: Option<&'a Error>,
+    pub(in crate::verbs) own: Option<&'a GetClusterResponse>,
+    pub(in crate::verbs) error: Option<&'a Error>,
     endpoint: Option<&'a str>,
 }
 
@@ -172,7 +178,7 @@ impl Row<'_> {
             .fetching
     }
 
-    fn role(&self, id: u64) -> &'static str {
+    pub(in crate::verbs) fn role(&self, id: u64) -> &'static str {
         let own = self
             .own
             .and_then(|seen| seen.nodes.iter().find(|node| node.node_id == id));
@@ -185,7 +191,7 @@ impl Row<'_> {
         }
     }
 
-    fn state(&self) -> String {
+    pub(in crate::verbs) fn state(&self) -> String {
         match (self.own, self.error) {
             (Some(_), _) => match self.fetching() {
                 Some(progress) => format!(
@@ -202,7 +208,7 @@ impl Row<'_> {
 }
 
 /// Entries that a node is not known to hold; its leader knows.
-fn behind(answers: &[Answer], id: u64) -> Option<u64> {
+pub(in crate::verbs) fn behind(answers: &[Answer], id: u64) -> Option<u64> {
     let seen = answers.iter().filter_map(|one| one.answer.as_ref().ok());
     let of_leader = seen.filter(|seen| seen.leader_node_id == seen.answering_node_id);
     let newest = of_leader.max_by_key(|seen| seen.term)?;
