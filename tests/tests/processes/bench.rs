@@ -1,6 +1,7 @@
 //! `ticketrail bench` counts what the broker counts, through a leader's death too, and cleans up after itself.
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use ticketrail_proto::v1::ListQueuesRequest;
@@ -9,7 +10,7 @@ use ticketrail_tests::cluster::{Cluster, Program, Refused, secs, until, within};
 use tokio::process::{Child, Command};
 
 /// Far above what any of these runs takes.
-const PATIENCE: std::time::Duration = secs(60);
+const PATIENCE: Duration = secs(60);
 
 fn bench(cluster: &Cluster, line: &str) -> Command {
     let endpoints: Vec<_> = cluster
@@ -31,11 +32,16 @@ fn bench(cluster: &Cluster, line: &str) -> Command {
 
 /// Waits for the end: its exit code, what it says in JSON, and what went wrong.
 async fn ended(child: Child) -> (Option<i32>, Value, String) {
+    let begun = Instant::now();
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output());
     let output = output.await.expect("an end in time").unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     let json = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-    println!("{:?} {json} {errors}", output.status);
+    println!(
+        "{} after {:?}: {json} {errors}",
+        output.status,
+        begun.elapsed()
+    );
     (output.status.code(), json, errors)
 }
 
@@ -129,6 +135,12 @@ async fn its_figures_are_the_brokers() {
         cluster.stats("bench.1").await.published,
         counts.published + 1_000
     );
+    // Nor what holds messages, even then.
+    done(&cluster, "publish -n 10 -p 1 --reuse").await;
+    let (code, _, errors) = ended(bench(&cluster, "e2e -n 10 --reuse").spawn().unwrap()).await;
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("queue `bench.1` is in use"), "{errors}");
+    assert_eq!(cluster.stats("bench.1").await.ready, 10);
     assert_eq!(queues(&cluster).await, ["bench.1"]);
 
     // So many messages: exactly those, in each mode, and no queue is left.

@@ -90,7 +90,7 @@ impl<'a> LoadRun<'a> {
         }
     }
 
-    pub(super) async fn run(&mut self) -> Outcome {
+    pub(super) async fn run(mut self) -> Outcome {
         let mut measured = Measured::default();
         let cut = match self.load(&mut measured).await {
             Ok(()) => self.finish().await,

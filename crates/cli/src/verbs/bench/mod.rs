@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use super::{Context, suggest};
 use crate::args::Bench;
 use crate::failure::{Effect, Failure, Result};
+use crate::show::remark;
 use crate::signals;
 use load::LoadRun;
 use plan::Plan;
@@ -47,24 +48,29 @@ pub(super) async fn run(context: &Context, verb: Bench) -> Result {
         Ok(queues) => queues,
         Err(failure) => return Err(explained(context, failure).await),
     };
-    let mut load = LoadRun::new(context, &plan, interrupted);
+    let load = LoadRun::new(context, &plan, interrupted);
+    let counts = Arc::clone(&load.counts);
     let outcome = load.run().await;
     let report = Report {
         plan: &plan,
         cluster: &cluster,
-        counts: &load.counts,
+        counts: &counts,
         measured: &outcome.measured,
         interrupted: outcome.interrupted,
         // Without them the figures are still worth telling.
         broker: queues.counted().await.ok(),
     };
-    let told = report.tell(context.show);
-    let counts = Arc::clone(&load.counts);
-    // The progress goes with it, before anything else is said.
-    drop(load);
+    // A run that failed before it measured anything has nothing to tell but that.
+    let told = match &outcome.failure {
+        Some(_) if outcome.measured.seconds == 0.0 => Ok(()),
+        _ => report.tell(context.show),
+    };
     // Whatever else failed, the queues go.
     let removed = queues.remove(plan.keep).await;
     if let Some(failure) = outcome.failure {
+        if let Err(left) = removed {
+            left.lines().iter().for_each(|line| remark(line));
+        }
         return Err(failure.with_effect(Effect::Repeatable));
     }
     told?;

@@ -13,6 +13,8 @@ use crate::failure::{Failure, Result};
 const AT_ONCE: usize = 16;
 /// How long one queue may take to be deleted: it may hold many messages.
 const DELETE_WITHIN: Duration = Duration::from_secs(120);
+/// The same while no node answers.
+const DELETE_UNANSWERED: Duration = Duration::from_secs(10);
 /// The pause after a deletion that failed.
 const DELETE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -153,18 +155,25 @@ impl Queues {
 }
 
 async fn delete(client: &Client, name: &str) -> Result<(), Error> {
-    let deadline = Instant::now() + DELETE_WITHIN;
+    let begun = Instant::now();
     loop {
         match client.delete_queue(name).await {
             Ok(_) => return Ok(()),
             Err(error) if error.reason() == "QUEUE_NOT_FOUND" => return Ok(()),
-            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(error) if begun.elapsed() >= patience(&error) => return Err(error),
             // A deletion of many messages that was cut off goes on where it was.
             Err(error) if error.is_retryable() || error.is_outcome_unknown() => {
                 tokio::time::sleep(error.retry_after().unwrap_or(DELETE_PAUSE)).await;
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+fn patience(error: &Error) -> Duration {
+    match error.reason() {
+        "CONNECT_FAILED" | "NO_LEADER" => DELETE_UNANSWERED,
+        _ => DELETE_WITHIN,
     }
 }
 

@@ -88,8 +88,11 @@ const QUEUES: [Column; 8] = [
 
 /// The lines that show everything.
 pub(super) fn height(seen: &Seen, view: &View) -> u16 {
-    let lines = 6 + remarks(seen).len() + seen.nodes.len() + view.rows(&seen.queues).len();
-    u16::try_from(lines).unwrap_or(u16::MAX)
+    let nodes = seen.nodes.len() + 1;
+    let queues = view.rows(&seen.queues).len() + 1;
+    let lines = 3 + remarks(seen).len() + nodes + queues;
+    // The nodes have half of it at most.
+    u16::try_from(lines.max(2 * nodes)).unwrap_or(u16::MAX)
 }
 
 /// Draws all of it; `keys` says that there is somebody who presses them.
@@ -551,6 +554,22 @@ q quit   ? help   / filter   d f p a o n";
         assert_eq!(view.first, 24);
         view.key(KeyEvent::new(KeyCode::Up, KeyModifiers::NONE));
         assert!(drawn(&seen, &mut view, 80, 14).contains("queue 23"));
+    }
+
+    #[test]
+    fn a_frame_as_text_shows_all_there_is() {
+        let mut seen = seen();
+        let queue = |n| QueueRow {
+            name: format!("queue {n:04}"),
+            ..Default::default()
+        };
+        for (nodes, queues) in [(9, 0), (1, 2_000), (3, 3)] {
+            seen.nodes = vec![seen.nodes[0].clone(); nodes];
+            seen.queues = (0..queues).map(queue).collect();
+            let frame = crate::verbs::top::frame(&seen, &view(), 80);
+            assert_eq!(frame.matches("leader").count(), nodes, "{frame}");
+            assert_eq!(frame.matches("queue ").count(), queues, "{frame}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch as channel};
 
 use super::Context;
 use crate::args::Top;
-use crate::failure::{Failure, Result};
+use crate::failure::{Effect, Failure, Result};
 use crate::show::remark;
 use crate::signals;
 use view::{View, Wish};
@@ -68,19 +68,20 @@ async fn once(context: &Context, mut watcher: Watcher, view: &View, interval: Du
         true => ratatui::crossterm::terminal::size().map_or(WIDTH, |(width, _)| width),
         false => WIDTH,
     };
-    context.show.line(&frame(&seen, view, width)?)?;
+    context.show.line(&frame(&seen, view, width))?;
     match seen.failure() {
-        Some(error) => Err(error.clone().into()),
+        // It was only read.
+        Some(error) => Err(Failure::from(error.clone()).with_effect(Effect::Incomplete)),
         None => Ok(()),
     }
 }
 
 /// One frame as text, as high as it must be.
-fn frame(seen: &Seen, view: &View, width: u16) -> Result<String> {
+fn frame(seen: &Seen, view: &View, width: u16) -> String {
     let height = draw::height(seen, view);
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width.max(1), height));
     let Ok(_) = terminal.draw(|frame| draw::all(frame, seen, &mut view.clone(), false));
-    Ok(text(terminal.backend().buffer()))
+    text(terminal.backend().buffer())
 }
 
 /// The lines of what was drawn, without the blanks at their ends and empty lines at the end.
