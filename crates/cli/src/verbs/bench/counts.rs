@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
@@ -148,25 +148,6 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS).expect("the bounds are in order")
 }
 
-/// When messages are due that are to come at a steady rate.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
-    pub(super) producers: u64,
-    pub(super) place: u64,
-    pub(super) batch: u64,
-    /// Messages per second of all producers.
-    pub(super) rate: u64,
-}
-
-impl Pace {
-    /// How long after the beginning this producer's `turn`-th batch is due. The producers take turns.
-    pub(super) fn due(&self, turn: u64) -> Duration {
-        let before = (turn * self.producers + self.place) * self.batch;
-        let ns = u128::from(before) * 1_000_000_000 / u128::from(self.rate);
-        Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,18 +188,5 @@ mod tests {
     fn no_more_is_taken_than_there_is() {
         let counts = Counts::new(12);
         assert_eq!([5, 5, 5, 5].map(|wanted| counts.take(wanted)), [5, 5, 2, 0]);
-    }
-
-    #[test]
-    fn producers_take_turns_at_a_steady_rate() {
-        let pace = |place| Pace {
-            producers: 2,
-            place,
-            batch: 5,
-            rate: 1_000,
-        };
-        let due = |place, turn| pace(place).due(turn).as_millis();
-        assert_eq!([due(0, 0), due(1, 0), due(0, 1), due(1, 1)], [0, 5, 10, 15]);
-        assert_eq!(due(0, 100), 1_000);
     }
 }

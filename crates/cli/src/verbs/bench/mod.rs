@@ -9,6 +9,7 @@ mod compare;
 mod consuming;
 mod counts;
 mod load;
+mod pace;
 mod plan;
 mod producing;
 mod progress;

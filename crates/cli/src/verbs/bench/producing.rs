@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ticketrail_client::{Client, Confirm, OpenedProducer, Producer};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep_until};
 
-use super::counts::{Counts, Pace};
+use super::counts::Counts;
+use super::pace::{Pace, Turns};
 use super::plan::Plan;
 use super::stamp::Stamps;
 use crate::failure::Result;
@@ -62,14 +62,16 @@ impl Producing {
         window: &Semaphore,
         sent: mpsc::Sender<Sent>,
     ) -> Result {
-        let begun = (Instant::now(), self.counts.now());
+        let begun = self.counts.now();
+        let pace = self.pace();
+        let turns = pace.map(Turns::start).transpose()?;
         let mut stopped = self.stop.clone();
         let mut next_queue = self.place;
         for turn in 0.. {
-            let due = self.due(turn);
-            if let Some(due) = due {
+            let due = pace.map(|pace| pace.due(turn));
+            if let Some(turns) = &turns {
                 tokio::select! {
-                    () = sleep_until(begun.0 + due) => {}
+                    () = turns.next() => {}
                     // Nobody is left to stop it: it is over.
                     _ = stopped.wait_for(|stop| *stop) => return Ok(()),
                 }
@@ -87,7 +89,7 @@ impl Producing {
             permits.forget();
             for _ in 0..count {
                 let at = match due {
-                    Some(due) => begun.1 + due.as_nanos() as u64,
+                    Some(due) => begun + due.as_nanos() as u64,
                     None => self.counts.now(),
                 };
                 let queue = &self.plan.queues[next_queue % self.plan.queues.len()];
@@ -103,14 +105,13 @@ impl Producing {
         Ok(())
     }
 
-    fn due(&self, turn: u64) -> Option<Duration> {
-        let pace = Pace {
+    fn pace(&self) -> Option<Pace> {
+        Some(Pace {
             producers: self.plan.producers as u64,
             place: self.place as u64,
             batch: self.plan.batch.into(),
             rate: self.plan.rate?.into(),
-        };
-        Some(pace.due(turn))
+        })
     }
 
     /// Looks at the confirms in their order, until the first refusal, which ends the run.
