@@ -27,7 +27,7 @@ const ENTRY_COMMANDS_MAX: usize = 512;
 /// Most bytes of one entry, but for one command that is larger.
 const ENTRY_BYTES_MAX: usize = 512 * 1024;
 /// Entries on their way at once.
-const IN_FLIGHT_MAX: usize = 4;
+const IN_FLIGHT_MAX: usize = 2;
 /// Ticks come no closer than this while something is due.
 const TICK_MIN: Duration = Duration::from_millis(50);
 /// While anything is pending replicated time moves at least this often.
