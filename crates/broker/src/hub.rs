@@ -347,6 +347,10 @@ impl AppliedSink for Hub {
         self.note_progress(state, replaced.term);
         lock(&self.waiters).replaced(replaced.term);
     }
+
+    fn polls(&self) -> bool {
+        !lock(&self.polls).is_empty()
+    }
 }
 
 impl Hub {

@@ -76,6 +76,10 @@ impl AppliedSink for Ear {
         self.is_deaf.store(false, Ordering::Relaxed);
         self.broker.replaced(state, replaced);
     }
+
+    fn polls(&self) -> bool {
+        self.broker.polls()
+    }
 }
 
 struct Node {

@@ -11,6 +11,7 @@ use ticketrail_core::{Entry as CoreEntry, Event, NodeId, Outcome, State};
 use ticketrail_proto::stored::{self, Origin};
 use tokio::sync::{oneshot, watch};
 
+use crate::commits::Commits;
 use crate::divergence::{Digests, Diverged};
 use crate::figures::Counts;
 use crate::room::Room;
@@ -27,6 +28,9 @@ pub trait AppliedSink: Send + Sync + 'static {
     /// A snapshot was put in the place of the state: entries in between were never applied here, and
     /// what they answered and did is only seen in the state.
     fn replaced(&self, state: &State, replaced: Replaced);
+
+    /// Whether somebody here waits for messages to become ready: the leader then tells at once what it commits.
+    fn polls(&self) -> bool;
 }
 
 /// Where a snapshot that was put in the place of the state ends.
@@ -75,6 +79,7 @@ pub(crate) struct Shared {
     pub(crate) leadership: Watched<Leadership>,
     pub(crate) counts: Counts,
     pub(crate) room: Room,
+    pub(crate) commits: Arc<Commits>,
     applied: Mutex<Applied>,
     pub(crate) digests: Digests,
     pub(crate) on_divergence: OnceLock<OnDivergence>,
@@ -143,6 +148,7 @@ impl Shared {
             leadership: Watched::new(Leadership::default()),
             counts: Counts::default(),
             room: Room::default(),
+            commits: Arc::default(),
             applied: Mutex::new(applied),
             digests: Digests::default(),
             on_divergence: OnceLock::new(),
@@ -207,6 +213,11 @@ impl Shared {
                 replaying: self.is_replay(id.index),
             },
         );
+        // After those who wait here: what it brings about is for others.
+        if self.leadership.borrow().is_leader {
+            let (origins, events) = (&decoded.origins, &result.events);
+            self.commits.applied(id.index, origins, events);
+        }
         Ok(Answer { outcomes })
     }
 
@@ -328,6 +339,11 @@ impl Shared {
             }
             first
         });
+    }
+
+    /// Whether somebody here waits for messages to become ready.
+    pub(crate) fn polls(&self) -> bool {
+        self.sink.polls()
     }
 
     /// A leader showed that it lives.

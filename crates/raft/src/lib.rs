@@ -16,6 +16,7 @@ mod applied;
 mod backup;
 mod checkpoint;
 mod codec;
+mod commits;
 mod compaction;
 mod config;
 mod divergence;

@@ -23,6 +23,7 @@ use ticketrail_proto::peer;
 
 use crate::applied::Shared;
 use crate::codec;
+use crate::commits::hold_commits;
 use crate::config::{FRAMES_IN_FLIGHT_MAX, GROUP, ReplicaConfig};
 use crate::machine::SnapshotFile;
 use crate::seam::Runtime;
@@ -180,6 +181,7 @@ impl Line {
             match line.call::<R>(target, kind, request, timeout).await? {
                 PeerResponse::AppendEntries(response) => {
                     line.compare(target, response.digest);
+                    line.shared.commits.polls(target, response.polls);
                     append_response(response)
                 }
                 _ => Err(nonsense("an answer of another kind")),
@@ -262,6 +264,7 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for PeerClient<R> {
         S: Stream<Item = AppendEntriesRequest<Types<R>>> + OptionalSend + Unpin + 'static,
     {
         let (target, line) = (self.target, self.line.clone());
+        let input = hold_commits(input, self.line.shared.commits.clone(), target);
         let calls = input.enumerate().map(move |(place, request)| {
             let prev = request.prev_log_id;
             let last = request.entries.last().map(|entry| entry.log_id).or(prev);

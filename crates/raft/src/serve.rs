@@ -82,7 +82,10 @@ pub(crate) async fn handle<R: Runtime>(
         }
         PeerRequest::ReadIndex(_) => {
             let result = match node.leader_read_index().await {
-                Ok(index) => read_index_response::Result::Index(index),
+                Ok(index) => {
+                    node.shared.commits.read(sender, index);
+                    read_index_response::Result::Index(index)
+                }
                 Err(ReadError::Stopped) => return Err(PeerRefusal::Stopped),
                 Err(error) => read_index_response::Result::Refused(peer::NotProposed {
                     reason: error.to_string(),
@@ -222,6 +225,7 @@ fn append_response<R: Runtime>(
     let mut response = peer::AppendEntriesResponse {
         header,
         digest: node.shared.digests.newest().map(codec::digest_to_peer),
+        polls: node.shared.polls(),
         ..Default::default()
     };
     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {

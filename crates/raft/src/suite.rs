@@ -20,6 +20,9 @@ struct Deaf;
 impl AppliedSink for Deaf {
     fn applied(&self, _: &State, _: AppliedEntry<'_>) {}
     fn replaced(&self, _: &State, _: Replaced) {}
+    fn polls(&self) -> bool {
+        false
+    }
 }
 
 struct Builder;

@@ -379,6 +379,10 @@ impl AppliedSink for Ear {
         self.broker.applied(state, applied);
     }
 
+    fn polls(&self) -> bool {
+        self.broker.polls()
+    }
+
     fn replaced(&self, state: &State, replaced: Replaced) {
         *self.last.lock().expect("no panic under this lock") = Some(replaced.index);
         self.installed.store(replaced.index, Ordering::Relaxed);

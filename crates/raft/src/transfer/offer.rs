@@ -203,6 +203,9 @@ mod tests {
     impl AppliedSink for Deaf {
         fn applied(&self, _: &State, _: AppliedEntry<'_>) {}
         fn replaced(&self, _: &State, _: Replaced) {}
+        fn polls(&self) -> bool {
+            false
+        }
     }
 
     /// A peer that answers as it is told to, and notes whether the log was held when it was asked.

@@ -122,6 +122,10 @@ impl AppliedSink for Heard {
         *self.commands.lock().unwrap() += applied.outcomes.len() as u64;
     }
 
+    fn polls(&self) -> bool {
+        false
+    }
+
     fn replaced(&self, state: &State, replaced: Replaced) {
         let mut last = self.last_index.lock().unwrap();
         assert!(last.is_none_or(|last| replaced.index > last));
