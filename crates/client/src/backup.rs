@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ticketrail_proto::v1;
 use ticketrail_proto::v1::backup_response::Frame;
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use crate::client::Client;
@@ -39,7 +40,7 @@ impl Client {
     /// # Errors
     /// `OVERLOADED` where the node makes a backup already; no leader; no answer.
     pub async fn backup(&self) -> Result<Backup> {
-        let pick = self.shared.pool.pick(std::time::Instant::now());
+        let pick = self.shared.pool.pick(Instant::now());
         let failed = |status: &Status| Error::from_status(status, &pick.endpoint);
         let mut service = Self::cluster_service(pick.channel.clone());
         let asked = in_time(service.backup(v1::BackupRequest {})).await;

@@ -1,12 +1,15 @@
 //! One unary call with its retries: which endpoint, how long, and whether to try again.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
+use tracing::Instrument;
 
 use crate::client::Client;
+use crate::convert::millis;
 use crate::error::{CONNECT_FAILED, Error, NOT_PROPOSED, Result};
 use crate::pool::Pick;
 use crate::retry::{Backoff, TurnedAway};
@@ -28,6 +31,7 @@ pub(crate) enum Repeat {
 }
 
 impl Client {
+    /// Makes a call until it is answered, may not be repeated, or its time is over. Dropping it takes nothing back.
     pub(crate) async fn call<Q, R, F, Fut>(&self, repeat: Repeat, request: Q, send: F) -> Result<R>
     where
         Q: Clone,
@@ -40,6 +44,24 @@ impl Client {
 
     /// As `call`, for a request that the server may hold back for `wait` on purpose.
     pub(crate) async fn call_waiting<Q, R, F, Fut>(
+        &self,
+        repeat: Repeat,
+        wait: Duration,
+        request: Q,
+        send: F,
+    ) -> Result<R>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> Fut,
+        Fut: Future<Output = std::result::Result<Response<R>, Status>>,
+    {
+        let span = tracing::debug_span!("call", request = name_of::<Q>());
+        self.attempt(repeat, wait, request, send)
+            .instrument(span)
+            .await
+    }
+
+    async fn attempt<Q, R, F, Fut>(
         &self,
         repeat: Repeat,
         wait: Duration,
@@ -70,6 +92,12 @@ impl Client {
             tokio::time::sleep(pause).await;
         }
     }
+}
+
+/// The name of a request, such as `PublishRequest`.
+fn name_of<Q>() -> &'static str {
+    let path = std::any::type_name::<Q>();
+    path.rsplit("::").next().unwrap_or(path)
 }
 
 /// The attempts of one call.
@@ -141,23 +169,18 @@ impl<'a> Attempts<'a> {
         let pause = if next_at_once {
             Duration::ZERO
         } else {
-            self.backoff
-                .next()
-                .max(error.retry_after().unwrap_or_default())
+            self.backoff.next(error.retry_after())
         };
         let in_time = now + pause < self.deadline;
         let is_down = all_unreachable && now - self.started >= UNREACHABLE_MAX;
-        if self.may_repeat(&error)
-            && in_time
-            && !is_down
-            && (next_at_once || shared.budget.take(now))
-        {
-            tracing::debug!(
-                endpoint = pick.endpoint,
-                reason = error.reason(),
-                "trying again"
-            );
+        let wants_to = self.may_repeat(&error) && in_time && !is_down;
+        let (endpoint, reason) = (&*pick.endpoint, error.reason());
+        if wants_to && (next_at_once || shared.budget.take(now)) {
+            tracing::debug!(endpoint, reason, pause_ms = millis(pause), "trying again");
             return Ok(pause);
+        }
+        if wants_to {
+            tracing::warn!(endpoint, reason, "too many calls fail: not trying again");
         }
         let error = if all_unreachable {
             self.client.none_answered(error)
@@ -215,6 +238,81 @@ mod tests {
             })
             .await;
         (result, calls.get())
+    }
+
+    fn overloaded(retry_after: Duration) -> Status {
+        use tonic_types::{ErrorDetails, StatusExt};
+        let mut details = ErrorDetails::with_error_info("OVERLOADED", "ticketrail", []);
+        details.set_retry_info(Some(retry_after));
+        Status::with_error_details(Code::ResourceExhausted, "too much", details)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_a_node_asks_for_is_kept() {
+        let told = Duration::from_millis(700);
+        let begun = Instant::now();
+        let (result, calls) = fails_first(
+            Repeat::IfNothingDone,
+            vec![overloaded(told), overloaded(told)],
+        )
+        .await;
+        assert_eq!((result.unwrap(), calls), (2, 3));
+        // And at most 50 and 100 ms more, to come apart from others.
+        let took = begun.elapsed();
+        assert!(
+            took >= 2 * told && took <= 2 * told + Duration::from_millis(160),
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_beyond_the_deadline_is_not_waited_for() {
+        let begun = Instant::now();
+        let (result, calls) =
+            fails_first(Repeat::Always, vec![overloaded(Duration::from_secs(30))]).await;
+        let error = result.unwrap_err();
+        assert_eq!((error.reason(), calls), ("OVERLOADED", 1));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_always_fails_ends_within_its_time() {
+        let begun = Instant::now();
+        let (result, calls) = fails_first(Repeat::Always, vec![no_leader(); 1_000]).await;
+        assert_eq!(result.unwrap_err().reason(), "NO_LEADER");
+        assert!(begun.elapsed() <= Duration::from_secs(5));
+        assert!((4..100).contains(&calls), "{calls}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_all_fail_do_not_become_the_load() {
+        let client = client(Duration::from_secs(15));
+        let attempts = Cell::new(0);
+        let begun = Instant::now();
+        let call = async || {
+            client
+                .call(Repeat::Always, (), |_, _| {
+                    attempts.set(attempts.get() + 1);
+                    async { Err::<Response<()>, _>(no_leader()) }
+                })
+                .await
+        };
+        let results = futures::future::join_all((0..1_000).map(|_| call())).await;
+        assert!(results.iter().all(Result::is_err));
+        // A burst of 100, and 10 a second; without this budget they would be some 15 each.
+        let earned = 100 + begun.elapsed().as_secs() * 10;
+        let retries = attempts.get() - 1_000;
+        assert!(
+            (100..=earned + 10).contains(&retries),
+            "{retries} of {earned}"
+        );
+        // Successes earn more: then retries are few beside them.
+        let works = || client.call(Repeat::Always, (), |_, _| async { Ok(Response::new(())) });
+        for _ in 0..1_000 {
+            works().await.unwrap();
+        }
+        let retry = client.shared.budget.take(Instant::now());
+        assert!(retry);
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! The client: endpoints, a namespace, and how long a call may take.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::consumer::ConsumerBuilder;
@@ -37,7 +38,10 @@ pub struct Client {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) pool: Pool,
+    /// Of calls.
     pub(crate) budget: RetryBudget,
+    /// Of streams, which are opened again more slowly when it is spent.
+    pub(crate) stream_budget: RetryBudget,
 }
 
 /// How a [`Client`] behaves.
@@ -97,6 +101,7 @@ impl ClientOptions {
         let shared = Shared {
             pool: Pool::new(&endpoints)?,
             budget: RetryBudget::new(Instant::now()),
+            stream_budget: RetryBudget::new(Instant::now()),
         };
         Ok(Client {
             shared: Arc::new(shared),

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+/// Whole milliseconds, as the log writes them.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Whole milliseconds, as the protos want them; a duration that does not fit is cut to the largest that
 /// does and left to the server to refuse.
 pub(crate) fn to_proto(duration: Duration) -> prost_types::Duration {
-    let whole = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    let whole = Duration::from_millis(millis(duration));
     prost_types::Duration::try_from(whole).unwrap_or(prost_types::Duration {
         seconds: i64::MAX,
         nanos: 0,

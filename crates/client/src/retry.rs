@@ -1,13 +1,14 @@
 //! When to try again: backoff with jitter, and a budget that keeps retries from becoming the load.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::RngExt;
+use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// The first wait of a [`Backoff`], on average.
+/// The longest that the first wait of a [`Backoff`] can be.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// The longest wait of a [`Backoff`].
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -18,22 +19,41 @@ const BUDGET_PER_SUCCESS: f64 = 0.1;
 /// How many retries each second earns, so that a quiet client is never without.
 const BUDGET_PER_SECOND: f64 = 10.0;
 
-/// Waits that double from 50 ms to 2 s, each drawn from its upper half, so that many clients that lost
-/// the same node do not come back in step.
+/// Waits of which the bound doubles from 50 ms to 2 s, each drawn from all below it ("full jitter"), so that many
+/// clients that lost the same node do not come back in step.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    pub(crate) fn next(&mut self) -> Duration {
+    /// How long to wait before the next attempt; the time that the server asked for comes first, since all are told
+    /// the same.
+    pub(crate) fn next(&mut self, retry_after: Option<Duration>) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        let whole = Self::bound(self.failures);
-        whole.mul_f64(rand::rng().random_range(0.5..=1.0))
+        Self::pause(Self::bound(self.failures), retry_after)
+    }
+
+    /// The same for a stream, which is opened again whatever happens: at the slowest pace while the budget is spent.
+    pub(crate) fn next_within(
+        &mut self,
+        budget: &RetryBudget,
+        retry_after: Option<Duration>,
+    ) -> Duration {
+        let pause = self.next(retry_after);
+        match budget.take(Instant::now()) {
+            true => pause,
+            false => Self::pause(BACKOFF_MAX, retry_after),
+        }
     }
 
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
+    }
+
+    fn pause(bound: Duration, retry_after: Option<Duration>) -> Duration {
+        let jitter = bound.mul_f64(rand::rng().random_range(0.0..=1.0));
+        retry_after.unwrap_or_default() + jitter
     }
 
     fn bound(failures: u32) -> Duration {
@@ -116,23 +136,56 @@ impl RetryBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     #[test]
-    fn waits_double_up_to_the_bound_and_keep_to_the_upper_half() {
-        let mut backoff = Backoff::default();
-        for n in 1..20 {
-            let wait = backoff.next();
-            let bound = Backoff::bound(n);
-            assert!(
-                wait <= bound && wait >= bound / 2,
-                "wait {n}: {wait:?} of {bound:?}"
-            );
-        }
+    fn the_bound_of_waits_doubles_and_all_below_it_is_drawn() {
         assert_eq!(Backoff::bound(1), Duration::from_millis(50));
         assert_eq!(Backoff::bound(3), Duration::from_millis(200));
         assert_eq!(Backoff::bound(1000), BACKOFF_MAX);
+        for failures in [0, 2, 20] {
+            let bound = Backoff::bound(failures + 1);
+            let waits: Vec<_> = (0..200).map(|_| Backoff { failures }.next(None)).collect();
+            assert!(waits.iter().all(|wait| *wait <= bound));
+            // The chance that one of these fails is below 10^-24.
+            assert!(waits.iter().any(|wait| *wait < bound / 4));
+            assert!(waits.iter().any(|wait| *wait > bound / 4 * 3));
+        }
+        let mut backoff = Backoff { failures: 20 };
         backoff.reset();
-        assert!(backoff.next() <= BACKOFF_FIRST);
+        assert!(backoff.next(None) <= BACKOFF_FIRST);
+    }
+
+    #[test]
+    fn who_was_told_the_same_time_does_not_come_back_at_the_same_time() {
+        let told = Duration::from_secs(3);
+        let waits: Vec<_> = (0..20)
+            .map(|_| Backoff { failures: 20 }.next(Some(told)))
+            .collect();
+        assert!(
+            waits
+                .iter()
+                .all(|wait| *wait >= told && *wait <= told + BACKOFF_MAX)
+        );
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_break_at_once_are_opened_at_the_slowest_pace() {
+        let budget = RetryBudget::new(Instant::now());
+        let opened = Cell::new(0_u32);
+        let stream = async || {
+            loop {
+                // Each is open for a moment, which resets its backoff.
+                let pause = Backoff::default().next_within(&budget, None);
+                tokio::time::sleep(pause).await;
+                opened.set(opened.get() + 1);
+            }
+        };
+        let streams = futures::future::join_all((0..100).map(|_| stream()));
+        let _ = tokio::time::timeout(Duration::from_secs(60), streams).await;
+        // Left to their first waits of 25 ms they would be 240,000; a hundred streams at one a second are 6,000.
+        assert!((5_000..8_000).contains(&opened.get()), "{}", opened.get());
     }
 
     #[test]

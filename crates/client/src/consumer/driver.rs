@@ -1,7 +1,7 @@
 //! The task behind a consumer: keeps a stream open to some node, and its session alive across streams.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ticketrail_proto::v1;
@@ -10,6 +10,7 @@ use ticketrail_proto::v1::consume_response::Frame as In;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -124,10 +125,12 @@ impl Driver {
                 reason = error.reason(),
                 "consume stream broke; connecting again"
             );
-            if turned_away.ask_next(&error, self.options.client.shared.pool.len()) {
+            let shared = &self.options.client.shared;
+            if turned_away.ask_next(&error, shared.pool.len()) {
                 continue;
             }
-            tokio::time::sleep(backoff.next().max(error.retry_after().unwrap_or_default())).await;
+            let pause = backoff.next_within(&shared.stream_budget, error.retry_after());
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -359,7 +362,7 @@ impl Driver {
                 self.shared
                     .lock()
                     .ledger
-                    .deliver(batch.deliveries, Instant::now());
+                    .deliver(batch.deliveries, Instant::now().into_std());
                 self.shared.delivered.wake();
             }
             Some(In::Settled(settled)) => {

@@ -1,12 +1,13 @@
 //! The task behind a producer: keeps a stream open to some node and the window moving.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ticketrail_proto::v1;
 use ticketrail_proto::v1::publish_stream_request::Frame as Out;
 use ticketrail_proto::v1::publish_stream_response::Frame as In;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -14,6 +15,7 @@ use super::setbacks::Counters;
 use super::window::{Progress, Window};
 use super::{Command, OpenedProducer, Reply};
 use crate::client::Client;
+use crate::convert::millis;
 use crate::error::{Error, Result};
 use crate::pool::Pick;
 use crate::publish::Published;
@@ -118,15 +120,14 @@ impl Driver {
                 return self.fail(error);
             }
             self.setbacks.note(&error);
-            tracing::debug!(
-                reason = error.reason(),
-                "publish stream broke; connecting again"
-            );
-            if turned_away.ask_next(&error, self.client.shared.pool.len()) {
-                continue;
-            }
-            let pause = backoff.next().max(error.retry_after().unwrap_or_default());
-            tokio::time::sleep(pause.min(self.give_up_after)).await;
+            let shared = &self.client.shared;
+            let pause = match turned_away.ask_next(&error, shared.pool.len()) {
+                true => Duration::ZERO,
+                false => backoff.next_within(&shared.stream_budget, error.retry_after()),
+            };
+            let pause = pause.min(self.give_up_after);
+            tell_broken(&error, pause, self.window.len());
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -153,6 +154,8 @@ impl Driver {
     }
 
     fn fail(mut self, error: Error) {
+        let unconfirmed = self.window.len();
+        tracing::warn!(%error, reason = error.reason(), unconfirmed, "producer ended");
         let _ = self.failure.set(error.clone());
         self.commands.close();
         self.window.fail(&error, answer);
@@ -170,6 +173,7 @@ impl Driver {
         };
         let end = match opened {
             Ok(mut session) => {
+                tracing::debug!(endpoint = pick.endpoint, "publish stream opened");
                 self.client.shared.pool.succeeded(pick.index);
                 self.window.restart();
                 self.drive(&mut session, backoff).await
@@ -271,6 +275,7 @@ impl Driver {
                 permit = outbound.reserve(), if count > 0 => {
                     if let Ok(permit) = permit {
                         let batch = self.window.take_frame(count);
+                        tracing::trace!(first_sequence = batch.first_sequence, messages = count, "sent");
                         permit.send(v1::PublishStreamRequest { frame: Some(Out::Batch(batch)) });
                     }
                 }
@@ -310,6 +315,7 @@ impl Driver {
         session.last_frame = Instant::now();
         match response.frame {
             Some(In::Confirm(confirm)) => {
+                tracing::trace!(through_sequence = confirm.through_sequence, "confirmed");
                 let before = self.window.len();
                 let progress = self.window.confirm(confirm, answer);
                 if self.window.len() < before {
@@ -319,8 +325,11 @@ impl Driver {
                 }
                 match progress {
                     Progress::Going => {}
-                    Progress::Later(pause, error) => {
+                    Progress::Later(error) => {
                         self.setbacks.note(&error);
+                        let pause = backoff.next(error.retry_after());
+                        let reason = error.reason();
+                        tracing::debug!(reason, pause_ms = millis(pause), "refused for now");
                         session.not_before = Some(Instant::now() + pause);
                         session.last_refusal = Some(error);
                     }
@@ -330,6 +339,7 @@ impl Driver {
             Some(In::Flow(flow)) => {
                 if flow.blocked && !session.blocked {
                     self.setbacks.told_to_pause();
+                    tracing::debug!(reason = flow.reason, "told to pause");
                 }
                 session.blocked = flow.blocked;
                 if flow.blocked {
@@ -342,6 +352,10 @@ impl Driver {
                 session.credit_bytes = usize::try_from(flow.credit_bytes).unwrap_or(usize::MAX);
             }
             Some(In::GoAway(go_away)) => {
+                tracing::debug!(
+                    endpoint = session.endpoint,
+                    "the node stops; going to another one"
+                );
                 let addresses = go_away.addresses.iter().map(String::as_str);
                 let pool = &self.client.shared.pool;
                 pool.leaves(session.index, addresses, Instant::now());
@@ -395,4 +409,14 @@ fn session_ended(endpoint: &str) -> Error {
         crate::error::CONNECTION_BROKEN,
         message,
     )
+}
+
+fn tell_broken(error: &Error, pause: Duration, unconfirmed: usize) {
+    tracing::warn!(
+        %error,
+        reason = error.reason(),
+        pause_ms = millis(pause),
+        unconfirmed,
+        "publish stream broke; opening another one"
+    );
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -123,7 +124,7 @@ impl ProducerBuilder {
     pub async fn start(self) -> Result<Producer> {
         let opened = match self.opened {
             Some(opened) => opened,
-            None => self.client.open_producer(self.name).await?,
+            None => self.client.open_producer(&self.name).await?,
         };
         let first = self
             .first_sequence
@@ -141,7 +142,8 @@ impl ProducerBuilder {
             queue,
             (&failure, &setbacks),
         );
-        let task = tokio::spawn(driver.run());
+        let span = tracing::debug_span!("producer", name = self.name, epoch = opened.epoch);
+        let task = tokio::spawn(driver.run().instrument(span));
         Ok(Producer {
             commands,
             failure,
@@ -189,6 +191,7 @@ impl Producer {
 
     /// Sends a message to a queue; waits for room among the unconfirmed ones, but not for the confirm,
     /// which is the future that it gives. Calls that are made one after the other keep their order.
+    /// Cancelled, it sent nothing.
     ///
     /// # Errors
     ///
@@ -243,6 +246,11 @@ impl Producer {
 }
 
 /// The answer to one message, when it is committed. Dropping it takes nothing back.
+///
+/// # Errors
+///
+/// Why this message was refused (`UNROUTABLE`, `INVALID_FIELD`), while the producer goes on; or what ended the producer
+/// (`PRODUCER_FENCED`, or that it gave up). [`Error::is_outcome_unknown`] tells whether it may be stored.
 #[derive(Debug)]
 pub struct Confirm {
     receiver: oneshot::Receiver<Result<Published>>,

@@ -5,7 +5,6 @@
 //! then either the same message is sent again, or it is given up and its sequence passes to the next one.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use crate::error::Error;
 use crate::message::Message;
@@ -51,8 +50,8 @@ pub(super) struct Window<R> {
 pub(super) enum Progress {
     /// Go on.
     Going,
-    /// The server cannot take the first message now: send it again after this time.
-    Later(Duration, Error),
+    /// The server cannot take the first message now: send it again later.
+    Later(Error),
     /// No message of this producer can be stored any more.
     Fatal(Error),
 }
@@ -196,8 +195,7 @@ impl<R> Window<R> {
     ) -> Progress {
         self.send_again();
         if error.is_retryable() {
-            let pause = error.retry_after().unwrap_or(Duration::from_millis(50));
-            return Progress::Later(pause, error);
+            return Progress::Later(error);
         }
         if self.strict || FATAL.contains(&error.reason()) {
             return Progress::Fatal(error);
@@ -297,6 +295,7 @@ impl Decisions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
     use tonic::Code;
 
     fn window(messages: u32) -> Window<u32> {
@@ -481,7 +480,9 @@ mod tests {
             ],
         );
         let (progress, got) = answers(&mut window, full);
-        assert!(matches!(progress, Progress::Later(pause, _) if pause == Duration::from_secs(3)));
+        assert!(
+            matches!(progress, Progress::Later(error) if error.retry_after() == Some(Duration::from_secs(3)))
+        );
         assert!(got.is_empty());
         assert_eq!(send(&mut window), (1, 2));
     }
