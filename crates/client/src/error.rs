@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use ticketrail_proto::error::Reason;
 use ticketrail_proto::v1::Refusal;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -27,8 +28,31 @@ pub(crate) const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 
 /// Why a call failed, or one message of a stream.
 ///
-/// [`reason`](Error::reason) is stable: match on it. The text is the server's own sentence and says what
-/// to do.
+/// The client has tried again already where that is harmless, until its
+/// [`timeout`](crate::ClientOptions::timeout): an error is what is left. Three questions tell what to do with it:
+///
+/// | question | answer |
+/// | --- | --- |
+/// | What is wrong? | [`is`](Error::is) and [`reason`](Error::reason), a stable word to match on; [`field`](Error::field) and [`metadata`](Error::metadata) name the thing; the text is the server's own sentence, and says what to do |
+/// | Was it done? | not unless [`is_outcome_unknown`](Error::is_outcome_unknown): then it may have been, or may still be |
+/// | Shall I try again? | [`is_retryable`](Error::is_retryable): later that may succeed, after [`retry_after`](Error::retry_after); [`is_safe_to_retry`](Error::is_safe_to_retry): and nothing is done twice |
+///
+/// ```no_run
+/// use ticketrail_client::{Client, Publication, Reason};
+///
+/// # async fn example(client: Client) -> ticketrail_client::Result<()> {
+/// match client.publish([Publication::to_queue("orders", "one coffee")]).await {
+///     Ok(_) => println!("stored"),
+///     Err(error) if error.is(Reason::Unroutable) => println!("create the queue first"),
+///     Err(error) if error.is_safe_to_retry() => println!("not stored; later, perhaps: {error}"),
+///     Err(error) if error.is_outcome_unknown() => println!("look whether it is there: {error}"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A [`Producer`](crate::Producer) saves that third case: what it sends again is stored once.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -51,11 +75,26 @@ impl Error {
         self.0.code
     }
 
-    /// The stable UPPER_SNAKE reason, such as `QUEUE_NOT_FOUND`. The server's are listed in the comments
-    /// of the protos; this client adds `CONNECT_FAILED`, `CONNECTION_BROKEN`, `TIMED_OUT`,
-    /// `NOT_PROPOSED`, `INVALID_ENDPOINT` and `CLOSED`.
+    /// The stable UPPER_SNAKE reason, such as `QUEUE_NOT_FOUND`. The server's are those of [`Reason`]; this client
+    /// adds:
+    ///
+    /// | reason | what happened | was it done? |
+    /// | --- | --- | --- |
+    /// | `INVALID_ENDPOINT` | an endpoint cannot be read | no |
+    /// | `CONNECT_FAILED` | no connection to any endpoint | no |
+    /// | `NOT_PROPOSED` | the time for the call was over before it could be sent | no |
+    /// | `CONNECTION_BROKEN` | the connection broke before the answer | unknown |
+    /// | `TIMED_OUT` | the time for the call was over before the answer | unknown |
+    /// | `CLOSED` | the producer, consumer or worker ended before the answer | unknown |
+    ///
+    /// A server that is not ours has its gRPC code as the reason.
     pub fn reason(&self) -> &str {
         &self.0.reason
+    }
+
+    /// Whether the server gave this reason.
+    pub fn is(&self, reason: Reason) -> bool {
+        self.0.reason == reason.as_str()
     }
 
     /// The sentence for people.
@@ -63,7 +102,7 @@ impl Error {
         &self.0.message
     }
 
-    /// The field of the request that is wrong, for `INVALID_ARGUMENT`.
+    /// The field of the request that is wrong, such as `items[3].message.body`, for `INVALID_ARGUMENT`.
     pub fn field(&self) -> Option<&str> {
         self.0.field.as_deref()
     }
@@ -74,7 +113,7 @@ impl Error {
         &self.0.violations
     }
 
-    /// What the reason is about, such as `queue`.
+    /// What the reason is about, by its key: `queue`, `namespace`, `expected_sequence`.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.0.metadata.get(key).map(String::as_str)
     }
@@ -89,13 +128,19 @@ impl Error {
         self.0.outcome_unknown
     }
 
-    /// Trying again later may succeed: `UNAVAILABLE`, or `RESOURCE_EXHAUSTED` with a time to wait.
+    /// The same may succeed later: `UNAVAILABLE`, or `RESOURCE_EXHAUSTED` with a time to wait. Where the
+    /// [outcome is unknown](Error::is_outcome_unknown), it may then be done twice.
     pub fn is_retryable(&self) -> bool {
         match self.0.code {
             Code::Unavailable => true,
             Code::ResourceExhausted => self.0.retry_after.is_some(),
             _ => false,
         }
+    }
+
+    /// The same may succeed later, and surely nothing was done so far.
+    pub fn is_safe_to_retry(&self) -> bool {
+        self.is_retryable() && !self.is_outcome_unknown()
     }
 
     /// No node answered, or the connection broke: the error says nothing about the request.
@@ -339,7 +384,8 @@ mod tests {
         assert_eq!(error.metadata("queue"), Some("orders"));
         assert_eq!(error.retry_after(), Some(Duration::from_millis(250)));
         assert_eq!(error.field(), Some("items[0].message"));
-        assert!(error.is_retryable());
+        assert!(error.is(Reason::QueueFull) && !error.is(Reason::Overloaded));
+        assert!(error.is_retryable() && error.is_safe_to_retry());
         assert!(!error.is_outcome_unknown());
         assert_eq!(error.to_string(), "queue `orders` is full (QUEUE_FULL)");
     }
@@ -365,6 +411,7 @@ mod tests {
         let error = Error::from_status(&Status::from_error(Box::new(cause)), "http://a:1");
         assert_eq!(error.reason(), CONNECTION_BROKEN);
         assert!(error.is_outcome_unknown() && error.is_retryable());
+        assert!(!error.is_safe_to_retry());
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub use receive::{Settlement, Wanted};
 /// The generated types of package `ticketrail.v1`, which the thin calls take and give.
 pub use ticketrail_proto::v1 as proto;
 
+pub use ticketrail_proto::error::Reason;
 pub use ticketrail_proto::v1::{
     DeadLetterTarget, DeathReason, DeathRecord, MessageState, QueueKind, QueueSettings, QueueStats,
     RetryBackoff, SettleKind, SettleOutcome,
