@@ -1,13 +1,13 @@
 //! One message, leased to this client.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost_types::Timestamp;
 use ticketrail_proto::v1;
+use tokio::time::Instant;
 
-use crate::convert;
 use crate::message::Message;
 
 /// The token of a lease: opaque, and valid on any node until the lease ends.
@@ -42,12 +42,11 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub(crate) fn new(mut delivery: v1::Delivery, arrived: Instant) -> Self {
-        let remaining = convert::from_proto(delivery.lease_remaining).unwrap_or_default();
+    pub(crate) fn new(mut delivery: v1::Delivery, lease_end: Instant) -> Self {
         Self {
             message: delivery.message.take().unwrap_or_default().into(),
             receipt: Receipt(std::mem::take(&mut delivery.receipt)),
-            lease_end: arrived + remaining,
+            lease_end,
             rest: delivery,
         }
     }
@@ -82,7 +81,8 @@ impl Delivery {
         self.rest.delivery_count
     }
 
-    /// How long the lease still lasts; settle or extend it before this is over.
+    /// How long the lease still lasts as it was delivered; settle or extend it before this is over. Extensions are
+    /// not in it.
     pub fn lease_remaining(&self) -> Duration {
         self.lease_end.saturating_duration_since(Instant::now())
     }

@@ -58,10 +58,11 @@ mod publish;
 mod receive;
 mod retry;
 mod topology;
+mod worker;
 
 pub use backup::{Backup, BackupPart};
 pub use client::{Client, ClientOptions};
-pub use consumer::{Consumer, ConsumerBuilder, Leased, Settling};
+pub use consumer::{Consumer, ConsumerBuilder, Leased, Settling, WorkSummary};
 pub use delivery::{Delivery, Receipt};
 pub use endpoints::parse_endpoints;
 pub use error::{Error, Result};
@@ -70,6 +71,7 @@ pub use message::{HeaderValue, Message};
 pub use producer::{Confirm, OpenedProducer, Producer, ProducerBuilder, Setbacks};
 pub use publish::{Publication, Published};
 pub use receive::{Settlement, Wanted};
+pub use worker::{Failure, Job, Worker};
 
 /// The generated types of package `ticketrail.v1`, which the thin calls take and give.
 pub use ticketrail_proto::v1 as proto;

@@ -1,8 +1,9 @@
 //! Consuming without a stream: take some messages, settle them by receipt, look without taking.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ticketrail_proto::v1;
+use tokio::time::Instant;
 
 use crate::call::Repeat;
 use crate::client::Client;
@@ -99,6 +100,12 @@ impl Settlement {
 impl Client {
     /// Takes messages from a queue, perhaps none. A lost answer is asked for again, so nothing is leased
     /// to nobody.
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`, `INVALID_FIELD`; and what any call may end with: see [`Error`](crate::Error).
+    /// Cancelled, it may leave messages leased to nobody until their leases end, unless it is repeated with its
+    /// [`attempt_id`](Wanted::attempt_id).
     pub async fn receive(&self, queue: impl Into<String>, wanted: Wanted) -> Result<Vec<Delivery>> {
         let request = v1::ReceiveRequest {
             namespace: self.namespace.clone(),
@@ -120,11 +127,19 @@ impl Client {
         let now = Instant::now();
         let deliveries = response.deliveries.into_iter();
         Ok(deliveries
-            .map(|delivery| Delivery::new(delivery, now))
+            .map(|delivery| {
+                let remaining = convert::from_proto(delivery.lease_remaining);
+                Delivery::new(delivery, now + remaining.unwrap_or_default())
+            })
             .collect())
     }
 
     /// Settles leases by their receipts, each on its own; one outcome per item, in their order.
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`; `INVALID_FIELD` where a receipt is none of this queue: then nothing of its thousand is done;
+    /// and what any call may end with: see [`Error`](crate::Error).
     pub async fn settle(
         &self,
         queue: impl Into<String>,
@@ -150,6 +165,10 @@ impl Client {
     }
 
     /// Acknowledges messages by their receipts.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Client::settle).
     pub async fn ack<'a>(
         &self,
         queue: impl Into<String>,
@@ -162,6 +181,10 @@ impl Client {
     }
 
     /// Shows a page of messages without changing anything. The namespace of the request is filled in.
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`, `INVALID_FIELD`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn peek(&self, mut request: v1::PeekRequest) -> Result<v1::PeekResponse> {
         request.namespace = self.namespace.clone();
         self.call(Repeat::Always, request, async |channel, request| {

@@ -7,19 +7,20 @@ use bytes::Bytes;
 use ticketrail_proto::v1;
 use ticketrail_proto::v1::consume_request::Frame as Out;
 use ticketrail_proto::v1::consume_response::Frame as In;
-use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
+use super::leases::extend_after;
 use super::ledger::Wish;
-use super::{ConsumerBuilder, Shared};
+use super::session::{SILENCE_MAX, Session, Stopped, ended};
+use super::{ConsumerBuilder, PREFETCH, Shared};
 use crate::call::UNREACHABLE_MAX;
 use crate::client::Client;
-use crate::convert;
-use crate::error::{CONNECT_FAILED, CONNECTION_BROKEN, Error, Result};
+use crate::convert::{self, millis};
+use crate::error::{CONNECT_FAILED, Error, Result};
 use crate::pool::Pick;
 use crate::retry::{Backoff, TurnedAway};
 
@@ -27,13 +28,8 @@ use crate::retry::{Backoff, TurnedAway};
 const FRAMES_MAX: usize = 4;
 /// How long opening a stream may take before another node is asked.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a settlement may wait for its answer before another node is asked.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long settling by receipt may hold up taking the session over, whose grace is limited.
 const SETTLE_FIRST_MAX: Duration = Duration::from_secs(2);
-/// How long a node that stops may take to answer the settlements that were sent to it, before the session goes
-/// to another node without their answers.
-const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// How long the server may take to drain and end a stream.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -46,18 +42,6 @@ pub(super) struct Driver {
     lease: Duration,
     /// Settlements by receipt that are on their way.
     by_receipt: JoinSet<()>,
-}
-
-/// One open stream.
-struct Session {
-    outbound: mpsc::Sender<v1::ConsumeRequest>,
-    inbound: Streaming<v1::ConsumeResponse>,
-    pick: Pick,
-    /// Since when a settlement waits for an answer.
-    waiting_since: Option<Instant>,
-    next_extension: Instant,
-    /// Since when the node is known to stop.
-    leaving_since: Option<Instant>,
 }
 
 /// How a stream ended.
@@ -88,7 +72,15 @@ impl Driver {
         }
     }
 
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
+        let shared = self.shared.clone();
+        tokio::select! {
+            () = self.keep_open() => {}
+            () = shared.watch_leases() => {}
+        }
+    }
+
+    async fn keep_open(mut self) {
         let mut backoff = Backoff::default();
         let mut down_since = Instant::now();
         let mut turned_away = TurnedAway::default();
@@ -121,21 +113,25 @@ impl Driver {
                 self.settle_by_receipt(DRAIN_TIMEOUT).await;
                 return self.finish(None).await;
             }
-            tracing::debug!(
-                reason = error.reason(),
-                "consume stream broke; connecting again"
-            );
             let shared = &self.options.client.shared;
-            if turned_away.ask_next(&error, shared.pool.len()) {
-                continue;
-            }
-            let pause = backoff.next_within(&shared.stream_budget, error.retry_after());
+            let pause = match turned_away.ask_next(&error, shared.pool.len()) {
+                true => Duration::ZERO,
+                false => backoff.next_within(&shared.stream_budget, error.retry_after()),
+            };
+            tell_broken(&error, pause);
             tokio::time::sleep(pause).await;
         }
     }
 
+    fn prefetch(&self) -> u32 {
+        self.options.prefetch.unwrap_or(PREFETCH)
+    }
+
     async fn finish(mut self, error: Option<Error>) {
         while self.by_receipt.join_next().await.is_some() {}
+        if let (None, Some(error)) = (&self.opened, &error) {
+            tracing::warn!(%error, reason = error.reason(), "consumer ended");
+        }
         if let (Some(opened), Some(error)) = (self.opened.take(), &error) {
             // The builder tells this error itself.
             let _ = opened.send(Err(error.clone()));
@@ -191,7 +187,7 @@ impl Driver {
         let open = v1::ConsumeOpen {
             namespace: self.options.client.namespace.clone(),
             queue: self.options.queue.clone(),
-            prefetch: Some(self.shared.lock().prefetch.unwrap_or(self.options.prefetch)),
+            prefetch: Some(self.shared.lock().prefetch.unwrap_or(self.prefetch())),
             lease_duration: self.options.lease.map(convert::to_proto),
             session_id: self.session_id.clone(),
             consumer_name: self.options.name.clone(),
@@ -214,17 +210,7 @@ impl Driver {
                 Some(v1::ConsumeResponse {
                     frame: Some(In::Opened(opened)),
                 }) => {
-                    let next_extension = Instant::now();
-                    let waiting_since = None;
-                    let session = Session {
-                        outbound,
-                        inbound,
-                        pick,
-                        waiting_since,
-                        next_extension,
-                        leaving_since: None,
-                    };
-                    return Ok((session, opened));
+                    return Ok((Session::new(outbound, inbound, pick), opened));
                 }
                 Some(_) => {}
                 None => return Err(ended(&pick)),
@@ -233,9 +219,11 @@ impl Driver {
     }
 
     fn begin(&mut self, session: &mut Session, opened: v1::ConsumeOpened) {
+        let (endpoint, resumed) = (&session.pick.endpoint, opened.resumed);
+        tracing::debug!(endpoint, resumed, "consume stream opened");
         self.session_id = opened.session_id;
         self.lease = convert::from_proto(opened.lease_duration).unwrap_or_default();
-        session.next_extension = Instant::now() + self.lease / 3;
+        session.next_extension = Instant::now() + extend_after(self.lease);
         self.shared.lock().ledger.stream_opened(opened.resumed);
         if let Some(told) = self.opened.take() {
             // Whoever started the consumer may have gone; then it is closing already.
@@ -249,24 +237,14 @@ impl Driver {
             if self.shared.lock().closing {
                 return self.drain(session).await;
             }
+            self.extend(session);
             if session.is_leaving() {
                 // What waits goes to the next node; what was sent is answered by this one.
                 if session.has_left() || !self.shared.lock().ledger.is_waiting() {
                     return End::Left;
                 }
-            } else if let Err(error) = self.send_wishes(session).await {
+            } else if let Err(error) = self.say(session, &mut told_prefetch).await {
                 return End::Broken(error);
-            }
-            let prefetch = self.shared.lock().prefetch;
-            if prefetch != told_prefetch && !session.is_leaving() {
-                told_prefetch = prefetch;
-                let credit = v1::ConsumeCredit {
-                    prefetch: prefetch.unwrap_or(1),
-                    ..Default::default()
-                };
-                if let Err(error) = session.send(Out::Credit(credit)).await {
-                    return End::Broken(error);
-                }
             }
             let wake = session.wake();
             tokio::select! {
@@ -282,18 +260,38 @@ impl Driver {
                     if session.is_silent() {
                         return End::Broken(Error::timed_out(&session.pick.endpoint, SILENCE_MAX));
                     }
-                    self.extend(session);
                 }
                 Some(_) = self.by_receipt.join_next() => {}
             }
         }
     }
 
+    /// Says all that is to be said on this stream.
+    async fn say(&mut self, session: &mut Session, told_prefetch: &mut Option<u32>) -> Result<()> {
+        if self.shared.lock().stopping {
+            // First: what is given back would otherwise make room for more.
+            session.stop(Stopped::Settles).await?;
+            self.shared.lock().ledger.release_buffer();
+        }
+        self.send_wishes(session).await?;
+        let prefetch = self.shared.lock().prefetch;
+        if prefetch != *told_prefetch {
+            *told_prefetch = prefetch;
+            let credit = v1::ConsumeCredit {
+                prefetch: prefetch.unwrap_or(1),
+                ..Default::default()
+            };
+            session.send(Out::Credit(credit)).await?;
+        }
+        Ok(())
+    }
+
     fn extend(&mut self, session: &mut Session) {
-        if session.next_extension > Instant::now() {
+        let now = Instant::now();
+        if session.next_extension > now {
             return;
         }
-        session.next_extension = Instant::now() + self.lease / 3;
+        session.next_extension = now + extend_after(self.lease);
         if self.options.auto_extend {
             self.shared.lock().ledger.extend_all(self.lease);
         }
@@ -307,6 +305,7 @@ impl Driver {
                 break;
             }
             session.waiting_since.get_or_insert_with(Instant::now);
+            tracing::trace!(ranges = ranges.len(), "settling");
             session
                 .send(Out::Settlement(v1::ConsumeSettlement { ranges }))
                 .await?;
@@ -359,10 +358,11 @@ impl Driver {
         };
         match response.frame {
             Some(In::Deliveries(batch)) => {
-                self.shared
-                    .lock()
-                    .ledger
-                    .deliver(batch.deliveries, Instant::now().into_std());
+                tracing::trace!(messages = batch.deliveries.len(), "delivered");
+                let mut state = self.shared.lock();
+                let first_end = state.ledger.deliver(batch.deliveries, Instant::now());
+                drop(state);
+                session.extend_before(first_end, self.lease);
                 self.shared.delivered.wake();
             }
             Some(In::Settled(settled)) => {
@@ -370,19 +370,28 @@ impl Driver {
                 state.ledger.settled(settled);
                 session.waiting_since = state.ledger.is_waiting().then(Instant::now);
             }
-            Some(In::LeaseLost(lost)) => self.shared.lock().ledger.lost(&lost.delivery_ids),
+            Some(In::LeaseLost(lost)) => {
+                tell_lost(&lost);
+                self.shared.lock().ledger.lost(&lost.delivery_ids);
+            }
             Some(In::Cancelled(cancelled)) => {
                 let error = cancelled.refusal.as_ref().map(Error::from);
                 return Some(error.map_or_else(|| End::Broken(ended(&session.pick)), stream_error));
             }
             Some(In::GoAway(go_away)) => {
+                let endpoint = &session.pick.endpoint;
+                tracing::debug!(
+                    endpoint,
+                    "the node stops; taking the session to another one"
+                );
                 let now = Instant::now();
                 let addresses = go_away.addresses.iter().map(String::as_str);
                 let pool = &self.options.client.shared.pool;
                 pool.leaves(session.pick.index, addresses, now);
                 session.leaving_since = Some(now);
             }
-            Some(In::Opened(_) | In::Drained(_)) | None => {}
+            Some(In::Drained(_)) => session.drained = true,
+            Some(In::Opened(_)) | None => {}
         }
         None
     }
@@ -392,19 +401,16 @@ impl Driver {
         self.shared.lock().ledger.release_buffer();
         let draining = async {
             self.send_wishes(session).await?;
-            session
-                .send(Out::Drain(v1::ConsumeDrain {
-                    release_unsettled: true,
-                }))
-                .await?;
-            let mut drained = false;
-            while !drained || self.shared.lock().ledger.is_waiting() {
+            session.stop(Stopped::GivesBack).await?;
+            while !session.drained || self.shared.lock().ledger.is_waiting() {
                 let response = session.inbound.message().await;
-                drained |= matches!(&response, Ok(Some(response)) if matches!(response.frame, Some(In::Drained(_))));
                 match self.handle(session, response) {
                     None => self.shared.lock().ledger.release_buffer(),
                     Some(End::Closed | End::Left) => break,
                     Some(End::Broken(error) | End::Fatal(error)) => return Err(error),
+                }
+                if !session.gives_back() {
+                    self.send_wishes(session).await?;
                 }
             }
             let (closed, _) = mpsc::channel(1);
@@ -417,44 +423,6 @@ impl Driver {
             Ok(Err(error)) => End::Broken(error),
             Err(_) => End::Broken(Error::timed_out(&session.pick.endpoint, DRAIN_TIMEOUT)),
         }
-    }
-}
-
-impl Session {
-    async fn send(&self, frame: Out) -> Result<()> {
-        let frame = v1::ConsumeRequest { frame: Some(frame) };
-        match self.outbound.send_timeout(frame, SILENCE_MAX).await {
-            Ok(()) => Ok(()),
-            Err(SendTimeoutError::Timeout(_)) => {
-                Err(Error::timed_out(&self.pick.endpoint, SILENCE_MAX))
-            }
-            Err(SendTimeoutError::Closed(_)) => Err(ended(&self.pick)),
-        }
-    }
-
-    fn is_leaving(&self) -> bool {
-        self.leaving_since.is_some()
-    }
-
-    fn has_left(&self) -> bool {
-        self.leaving_since
-            .is_some_and(|since| since.elapsed() >= LEAVE_MAX)
-    }
-
-    fn is_silent(&self) -> bool {
-        self.waiting_since
-            .is_some_and(|since| since.elapsed() >= SILENCE_MAX)
-    }
-
-    fn wake(&self) -> Duration {
-        let extension = self
-            .next_extension
-            .saturating_duration_since(Instant::now());
-        let longest = match self.leaving_since {
-            Some(since) => LEAVE_MAX.saturating_sub(since.elapsed()),
-            None => Duration::from_secs(1),
-        };
-        extension.min(longest).max(Duration::from_millis(10))
     }
 }
 
@@ -482,7 +450,21 @@ fn stream_error(error: Error) -> End {
     }
 }
 
-fn ended(pick: &Pick) -> Error {
-    let message = format!("{} ended the stream", pick.endpoint);
-    Error::new(tonic::Code::Unavailable, CONNECTION_BROKEN, message)
+fn tell_lost(lost: &v1::ConsumeLeaseLost) {
+    let leases = lost.delivery_ids.len();
+    let reason = lost.reason().as_str_name();
+    match lost.reason() {
+        // By this client, after a stream broke.
+        v1::LeaseLostReason::SettledElsewhere => tracing::debug!(leases, reason, "leases lost"),
+        _ => tracing::warn!(leases, reason, "leases lost"),
+    }
+}
+
+fn tell_broken(error: &Error, pause: Duration) {
+    tracing::warn!(
+        %error,
+        reason = error.reason(),
+        pause_ms = millis(pause),
+        "consume stream broke; opening another one"
+    );
 }

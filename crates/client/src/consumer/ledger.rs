@@ -5,22 +5,21 @@
 //! on it; any other goes by its receipt in a call of its own.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::time::Instant;
 
-use bytes::Bytes;
 use ticketrail_proto::v1::{self, SettleOutcome};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use super::finished::Finished;
+use super::leases::Leases;
 use super::ranges::{self, RANGES_MAX};
+use super::tally::WorkSummary;
+use crate::convert;
 use crate::delivery::{Delivery, Receipt};
 use crate::error::Result;
 use crate::receive::Settlement;
 
-/// How many confirmed settlements are remembered: as many as a consumer can hold.
-const FINISHED_MAX: usize = 10_000;
-
 pub(super) type Key = u64;
-pub(super) type Reply = oneshot::Sender<Result<SettleOutcome>>;
 
 /// One settlement that is not answered yet.
 #[derive(Debug)]
@@ -28,7 +27,19 @@ pub(super) struct Wish {
     pub(super) key: Key,
     pub(super) receipt: Receipt,
     pub(super) settlement: Settlement,
-    pub(super) reply: Option<Reply>,
+    pub(super) asker: Asker,
+    pub(super) asked: Instant,
+}
+
+/// Who wants to know what became of a settlement.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// Whoever waits, and may have stopped waiting.
+    Caller(oneshot::Sender<Result<SettleOutcome>>),
+    /// A worker, which counts.
+    Worker,
+    /// Nobody.
+    None,
 }
 
 #[derive(Debug, Default)]
@@ -37,8 +48,7 @@ pub(super) struct Ledger {
     /// `delivery_id` on the current stream, by key.
     on_stream: HashMap<Key, u64>,
     keys: HashMap<u64, Key>,
-    /// Every lease that is not settled, by receipt, whatever stream it came on.
-    by_receipt: HashMap<Bytes, Key>,
+    leases: Leases,
     /// Delivered, and not yet taken by the user.
     buffer: VecDeque<(Key, Delivery)>,
     wishes: VecDeque<Wish>,
@@ -47,75 +57,74 @@ pub(super) struct Ledger {
     first_frame: u64,
     exceptions: Vec<v1::SettleException>,
     finished: Finished,
+    summary: WorkSummary,
 }
 
-/// The newest settlements that were confirmed. The receipts are copies: a slice would keep the whole frame that
-/// it came in.
-#[derive(Debug, Default)]
-struct Finished {
-    settlements: HashMap<Box<[u8]>, Settlement>,
-    order: VecDeque<Box<[u8]>>,
-}
-
-impl Finished {
-    fn add(&mut self, receipt: &Receipt, settlement: Settlement) {
-        let receipt: Box<[u8]> = receipt.as_bytes().as_ref().into();
-        if self
-            .settlements
-            .insert(receipt.clone(), settlement)
-            .is_none()
-        {
-            self.order.push_back(receipt);
+impl Wish {
+    pub(super) fn new(key: Key, receipt: Receipt, settlement: Settlement, asker: Asker) -> Self {
+        let asked = Instant::now();
+        Self {
+            key,
+            receipt,
+            settlement,
+            asker,
+            asked,
         }
-        while self.order.len() > FINISHED_MAX {
-            if let Some(oldest) = self.order.pop_front() {
-                self.settlements.remove(&oldest);
-            }
-        }
-    }
-
-    fn of(&self, receipt: &[u8]) -> Option<Settlement> {
-        self.settlements.get(receipt).copied()
     }
 }
 
 impl Ledger {
-    /// Takes a batch of deliveries; those that are already held only get their new place.
-    pub(super) fn deliver(&mut self, deliveries: Vec<v1::Delivery>, now: Instant) {
+    /// Takes a batch of deliveries; those that are already held only get their new place. When the first lease of
+    /// them ends.
+    pub(super) fn deliver(
+        &mut self,
+        deliveries: Vec<v1::Delivery>,
+        now: Instant,
+    ) -> Option<Instant> {
+        let mut first_end = None;
         for delivery in deliveries {
             let delivery_id = delivery.delivery_id;
-            let key = match self.by_receipt.get(&delivery.receipt) {
-                Some(key) => *key,
-                None => self.new_lease(delivery, now),
+            let end = now + convert::from_proto(delivery.lease_remaining).unwrap_or_default();
+            first_end = Some(first_end.map_or(end, |first: Instant| first.min(end)));
+            let key = match self.leases.renew(&delivery.receipt, end) {
+                Some(key) => key,
+                None => self.new_lease(delivery, end),
             };
             self.on_stream.insert(key, delivery_id);
             self.keys.insert(delivery_id, key);
         }
+        first_end
     }
 
     /// Buffers a delivery, unless its settlement was confirmed before: a session that moved to a node which is
     /// a little behind sends such leases again. Then the settlement is only repeated.
-    fn new_lease(&mut self, delivery: v1::Delivery, now: Instant) -> Key {
+    fn new_lease(&mut self, delivery: v1::Delivery, end: Instant) -> Key {
         self.next_key += 1;
         let key = self.next_key;
-        self.by_receipt.insert(delivery.receipt.clone(), key);
+        self.leases.add(delivery.receipt.clone(), key, end);
         match self.finished.of(&delivery.receipt) {
             Some(settlement) => {
                 let receipt = Receipt::from_bytes(delivery.receipt);
-                self.wish(Wish {
-                    key,
-                    receipt,
-                    settlement,
-                    reply: None,
-                });
+                self.wish(Wish::new(key, receipt, settlement, Asker::None));
             }
-            None => self.buffer.push_back((key, Delivery::new(delivery, now))),
+            None => self.buffer.push_back((key, Delivery::new(delivery, end))),
         }
         key
     }
 
     pub(super) fn take(&mut self) -> Option<(Key, Delivery)> {
-        self.buffer.pop_front()
+        let taken = self.buffer.pop_front()?;
+        self.summary.begun += 1;
+        Some(taken)
+    }
+
+    /// What a worker did with what it took.
+    pub(super) fn summary(&mut self) -> &mut WorkSummary {
+        &mut self.summary
+    }
+
+    pub(super) fn leases(&mut self) -> &mut Leases {
+        &mut self.leases
     }
 
     pub(super) fn wish(&mut self, wish: Wish) {
@@ -124,7 +133,11 @@ impl Ledger {
 
     /// The user let go of a delivery without settling it: it is not extended any more.
     pub(super) fn forget(&mut self, key: Key, receipt: &Receipt) {
-        self.by_receipt.remove(receipt.as_bytes());
+        self.leases.forget(receipt);
+        self.leave_stream(key);
+    }
+
+    fn leave_stream(&mut self, key: Key) {
         if let Some(delivery_id) = self.on_stream.remove(&key) {
             self.keys.remove(&delivery_id);
         }
@@ -139,7 +152,7 @@ impl Ledger {
         for key in &lost {
             self.on_stream.remove(key);
         }
-        self.by_receipt.retain(|_, key| !lost.contains(key));
+        self.leases.lose_keys(&lost);
         self.buffer.retain(|(key, _)| !lost.contains(key));
     }
 
@@ -147,12 +160,7 @@ impl Ledger {
     pub(super) fn release_buffer(&mut self) {
         while let Some((key, delivery)) = self.buffer.pop_front() {
             let receipt = delivery.receipt().clone();
-            self.wish(Wish {
-                key,
-                receipt,
-                settlement: Settlement::Release,
-                reply: None,
-            });
+            self.wish(Wish::new(key, receipt, Settlement::Release, Asker::Worker));
         }
     }
 
@@ -161,15 +169,13 @@ impl Ledger {
         let settling: HashSet<Key> = self.wishes.iter().map(|wish| wish.key).collect();
         let on_stream = &self.on_stream;
         let held = self
-            .by_receipt
+            .leases
             .iter()
             .filter(|(_, key)| on_stream.contains_key(key) && !settling.contains(key));
         let wishes: Vec<_> = held
-            .map(|(receipt, key)| Wish {
-                key: *key,
-                receipt: Receipt::from_bytes(receipt.clone()),
-                settlement: Settlement::Extend(lease),
-                reply: None,
+            .map(|(receipt, key)| {
+                let receipt = Receipt::from_bytes(receipt.clone());
+                Wish::new(key, receipt, Settlement::Extend(lease), Asker::None)
             })
             .collect();
         self.wishes.extend(wishes);
@@ -244,25 +250,34 @@ impl Ledger {
     }
 
     pub(super) fn answer(&mut self, wish: Wish, outcome: Result<SettleOutcome>) {
-        let ends = !matches!(wish.settlement, Settlement::Extend(_));
-        if ends
-            || matches!(
-                outcome,
-                Ok(SettleOutcome::LeaseLost | SettleOutcome::NotFound)
-            )
-        {
-            self.forget(wish.key, &wish.receipt);
-        }
-        let done = matches!(
+        let is_over = matches!(
             outcome,
-            Ok(SettleOutcome::Ok | SettleOutcome::AlreadySettled)
+            Ok(SettleOutcome::LeaseLost | SettleOutcome::NotFound)
         );
-        if ends && done {
-            self.finished.add(&wish.receipt, wish.settlement);
+        match wish.settlement {
+            Settlement::Extend(_) if is_over => {
+                self.leases.lose(&wish.receipt);
+                self.leave_stream(wish.key);
+            }
+            Settlement::Extend(lease) if outcome.is_ok() => {
+                let end = wish.asked + lease;
+                self.leases.renew(wish.receipt.as_bytes(), end);
+            }
+            Settlement::Extend(_) => {}
+            settlement => {
+                self.forget(wish.key, &wish.receipt);
+                if outcome.is_ok() && !is_over {
+                    self.finished.add(&wish.receipt, settlement);
+                }
+            }
         }
-        if let Some(reply) = wish.reply {
-            // Whoever asked may not want to know.
-            let _ = reply.send(outcome);
+        match wish.asker {
+            Asker::Caller(reply) => {
+                // Whoever asked may not want to know.
+                let _ = reply.send(outcome);
+            }
+            Asker::Worker => self.summary.settled(wish.settlement, &outcome),
+            Asker::None => {}
         }
     }
 
@@ -277,15 +292,13 @@ impl Ledger {
         self.keys.clear();
     }
 
-    /// A new stream begins: its settlement frames are counted from 1. If the session did not come along, what
-    /// the user has not taken will be delivered again to someone.
+    /// A new stream begins: its settlement frames are counted from 1. If the session did not come along, its
+    /// leases are over, and all of them will be delivered again to someone.
     pub(super) fn stream_opened(&mut self, resumed: bool) {
         self.first_frame = 1;
         if !resumed {
-            let buffered = std::mem::take(&mut self.buffer);
-            for (key, delivery) in buffered {
-                self.forget(key, delivery.receipt());
-            }
+            self.buffer.clear();
+            self.leases.lose_all();
         }
     }
 
@@ -305,6 +318,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     fn delivery(delivery_id: u64, receipt: &str) -> v1::Delivery {
         v1::Delivery {
@@ -334,12 +348,9 @@ mod tests {
         taken: &(Key, Delivery),
     ) -> oneshot::Receiver<Result<SettleOutcome>> {
         let (reply, answer) = oneshot::channel();
-        ledger.wish(Wish {
-            key: taken.0,
-            receipt: taken.1.receipt().clone(),
-            settlement: Settlement::Ack,
-            reply: Some(reply),
-        });
+        let receipt = taken.1.receipt().clone();
+        let asker = Asker::Caller(reply);
+        ledger.wish(Wish::new(taken.0, receipt, Settlement::Ack, asker));
         answer
     }
 
@@ -380,7 +391,7 @@ mod tests {
         assert_eq!(a.try_recv().unwrap().unwrap(), SettleOutcome::Ok);
         assert_eq!(b.try_recv().unwrap().unwrap(), SettleOutcome::LeaseLost);
         assert_eq!(c.try_recv().unwrap().unwrap(), SettleOutcome::Ok);
-        assert!(!ledger.is_waiting() && ledger.by_receipt.is_empty());
+        assert!(!ledger.is_waiting() && ledger.leases.iter().next().is_none());
     }
 
     #[test]
@@ -445,17 +456,6 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_settlements_are_remembered() {
-        let mut finished = Finished::default();
-        for number in 0..=FINISHED_MAX {
-            finished.add(&Receipt::from_bytes(number.to_string()), Settlement::Ack);
-        }
-        assert_eq!(finished.of(b"0"), None);
-        assert_eq!(finished.of(b"1"), Some(Settlement::Ack));
-        assert_eq!(finished.settlements.len(), FINISHED_MAX);
-    }
-
-    #[test]
     fn lost_leases_are_not_shown_and_settle_by_receipt() {
         let mut ledger = opened(&[(1, "a"), (2, "b")]);
         let a = ledger.take().unwrap();
@@ -475,7 +475,7 @@ mod tests {
         let _answer = ack(&mut ledger, &a);
         assert_eq!(frame(&mut ledger), [(1, 1)]);
         ledger.settled(settled(2, &[]));
-        assert!(ledger.by_receipt.is_empty());
+        assert!(ledger.leases.iter().next().is_none());
     }
 
     #[test]

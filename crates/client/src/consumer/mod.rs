@@ -1,46 +1,59 @@
 //! Consuming over a stream: a handle that is a stream of deliveries, and a task that owns the connection.
 
 mod driver;
+mod finished;
+mod leased;
+mod leases;
 mod ledger;
 mod ranges;
+mod session;
+mod shared;
+mod tally;
 
 use std::future::Future;
-use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use futures::task::AtomicWaker;
-use ticketrail_proto::v1::SettleOutcome;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use crate::client::Client;
-use crate::delivery::{Delivery, Receipt};
 use crate::error::{Error, Result};
-use crate::receive::Settlement;
+use crate::worker::{Failure, Job, Worker};
 use driver::Driver;
-use ledger::{Key, Ledger, Wish};
+pub use leased::{Leased, Settling};
+pub(crate) use shared::Shared;
+pub use tally::WorkSummary;
 
 /// The most unsettled deliveries, unless said otherwise.
 const PREFETCH: u32 = 100;
+/// The most unsettled deliveries per handler that runs, unless said otherwise: one in work, one in reach.
+const PREFETCH_PER_HANDLER: u32 = 2;
+/// The most handlers that may run at a time.
+const CONCURRENCY_MAX: u32 = 10_000;
+/// How long handlers may take to end when their worker stops, unless said otherwise.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a consumer goes on without a stream, unless said otherwise.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 /// How long a clean end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes a [`Consumer`].
+/// Makes a [`Consumer`], which is a stream of deliveries, or a [`Worker`], which calls a handler with each.
 #[derive(Debug, Clone)]
 pub struct ConsumerBuilder {
     client: Client,
     queue: String,
     name: String,
-    prefetch: u32,
+    prefetch: Option<u32>,
     lease: Option<Duration>,
     auto_extend: bool,
     give_up_after: Duration,
+    concurrency: u32,
+    drain_timeout: Duration,
 }
 
 impl ConsumerBuilder {
@@ -49,22 +62,25 @@ impl ConsumerBuilder {
             client,
             queue,
             name: String::new(),
-            prefetch: PREFETCH,
+            prefetch: None,
             lease: None,
             auto_extend: false,
             give_up_after: GIVE_UP_AFTER,
+            concurrency: 1,
+            drain_timeout: DRAIN_TIMEOUT,
         }
     }
 
-    /// The most unsettled deliveries that this consumer holds: 1..10,000; 100 where unset. Slow work wants
-    /// a low number, so that it spreads over many workers.
+    /// The most unsettled deliveries that this consumer holds: 1..10,000. Where unset, 100, and twice the
+    /// [`concurrency`](Self::concurrency) for a handler. Slow work wants a low number, so that it spreads over many
+    /// consumers; quick work wants a high one, since a settlement frees its place only when it is committed.
     #[must_use]
     pub fn prefetch(mut self, prefetch: u32) -> Self {
-        self.prefetch = prefetch;
+        self.prefetch = Some(prefetch);
         self
     }
 
-    /// How long each lease lasts instead of the queue's `lease_duration`.
+    /// How long each lease lasts instead of the queue's `lease_duration`: 1 ms..12 h, whole milliseconds.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
@@ -72,14 +88,14 @@ impl ConsumerBuilder {
     }
 
     /// Extends every lease that is held until its [`Leased`] is settled or dropped, so that work may take
-    /// longer than a lease.
+    /// longer than a lease; off where unset. A [`handle`](Self::handle)r's leases are always extended.
     #[must_use]
     pub fn auto_extend(mut self, auto_extend: bool) -> Self {
         self.auto_extend = auto_extend;
         self
     }
 
-    /// A name for people, shown in statistics.
+    /// A name for people, shown in statistics; up to 255 bytes.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -93,6 +109,51 @@ impl ConsumerBuilder {
         self
     }
 
+    /// How many calls of a [`handle`](Self::handle)r may run at a time: 1..10,000; 1 where unset, which keeps the
+    /// order of the queue. A [`prefetch`](Self::prefetch) below it bounds them further. A plain stream does not
+    /// look at this.
+    #[must_use]
+    pub fn concurrency(mut self, concurrency: u32) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// How long a [`Worker`] that stops waits for handlers that run; 20 s where unset. Those that have not ended by
+    /// then are dropped where they wait, and their messages given back as failed. Whoever ends the process (with
+    /// Kubernetes, 30 s after it asked) should allow 10 s more, for the settlements. A plain stream does not look
+    /// at this.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Calls a handler with each delivery, in tasks of their own, and settles the delivery by what it returns;
+    /// returns when the queue is known to exist. See [`Worker`].
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`, `INVALID_FIELD`, or that no node answers.
+    pub async fn handle<H, F>(self, handler: H) -> Result<Worker>
+    where
+        H: Fn(Job) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let concurrency = self.concurrency;
+        if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
+            let message =
+                format!("`concurrency` is {concurrency}; it must be 1..{CONCURRENCY_MAX}");
+            return Err(Error::invalid("INVALID_FIELD", message));
+        }
+        let wanted = concurrency * PREFETCH_PER_HANDLER;
+        let prefetch = self.prefetch.unwrap_or(wanted.min(CONCURRENCY_MAX));
+        let (queue, drain_timeout) = (self.queue.clone(), self.drain_timeout);
+        let consumer = self.prefetch(prefetch).auto_extend(true).start().await?;
+        let concurrency = concurrency.min(prefetch) as usize;
+        let handling = (concurrency, drain_timeout);
+        Ok(Worker::start(consumer, queue.into(), handling, handler))
+    }
+
     /// Opens the stream; returns when the queue is known to exist.
     ///
     /// # Errors
@@ -101,8 +162,9 @@ impl ConsumerBuilder {
     pub async fn start(self) -> Result<Consumer> {
         let shared = Arc::new(Shared::default());
         let (opened, is_open) = oneshot::channel();
+        let span = tracing::debug_span!("consumer", queue = self.queue);
         let driver = Driver::new(self, shared.clone(), opened);
-        let task = tokio::spawn(driver.run());
+        let task = tokio::spawn(driver.run().instrument(span));
         let consumer = Consumer {
             shared,
             task: Some(task),
@@ -112,46 +174,6 @@ impl ConsumerBuilder {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::closed("consumer")),
         }
-    }
-}
-
-/// What the handle, its deliveries and the driver share.
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    /// Wakes whoever waits for a delivery.
-    delivered: AtomicWaker,
-    /// Wakes the driver.
-    wished: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    ledger: Ledger,
-    prefetch: Option<u32>,
-    closing: bool,
-    ended: bool,
-    error: Option<Error>,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("nothing panics while it holds this lock")
-    }
-
-    fn end(&self, error: Option<Error>) {
-        let mut state = self.lock();
-        state.ended = true;
-        state.error = error;
-        for wish in state.ledger.take_all() {
-            let _ = wish
-                .reply
-                .map(|reply| reply.send(Err(Error::closed("consumer"))));
-        }
-        drop(state);
-        self.delivered.wake();
     }
 }
 
@@ -184,9 +206,12 @@ impl Consumer {
     /// Settles what was asked for, gives back all that is unsettled without counting it, and ends the
     /// session.
     ///
+    /// Cancelled, it goes on in the background.
+    ///
     /// # Errors
     ///
-    /// The error that ended the consumer before.
+    /// The error that ended the consumer before; `CLOSED` where that could not be finished within 10 s: then what was
+    /// asked for may or may not be settled.
     pub async fn close(mut self) -> Result<()> {
         self.begin_close();
         if let Some(mut task) = self.task.take()
@@ -195,12 +220,18 @@ impl Consumer {
                 .is_err()
         {
             task.abort();
+            // What was asked for is not answered any more.
+            self.shared.end(None);
             return Err(Error::closed("consumer"));
         }
         match self.shared.lock().error.take() {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     fn begin_close(&self) {
@@ -213,12 +244,7 @@ impl Consumer {
         let mut state = self.shared.lock();
         if let Some((key, delivery)) = state.ledger.take() {
             let shared = self.shared.clone();
-            return Poll::Ready(Some(Ok(Leased {
-                key,
-                delivery,
-                shared,
-                settled: false,
-            })));
+            return Poll::Ready(Some(Ok(Leased::new(key, delivery, shared))));
         }
         if !state.ended {
             return Poll::Pending;
@@ -238,110 +264,5 @@ impl Stream for Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.begin_close();
-    }
-}
-
-/// A delivery that this consumer holds. It dereferences to [`Delivery`].
-///
-/// Settle it once. The settling methods do not need to be awaited: settlements travel in the background, many
-/// in one frame; await one to know that it is committed. A `Leased` that is dropped keeps its lease
-/// until it ends by itself, and then counts as failed.
-#[derive(Debug)]
-pub struct Leased {
-    key: Key,
-    delivery: Delivery,
-    shared: Arc<Shared>,
-    settled: bool,
-}
-
-impl Leased {
-    /// Done: the message is removed for good.
-    pub fn ack(self) -> Settling {
-        self.settle(Settlement::Ack)
-    }
-
-    /// Failed: back to its old place in the queue, after the queue's backoff.
-    pub fn nack(self) -> Settling {
-        self.settle(Settlement::Nack(None))
-    }
-
-    /// Failed: back to its old place in the queue, after this time.
-    pub fn nack_after(self, delay: Duration) -> Settling {
-        self.settle(Settlement::Nack(Some(delay)))
-    }
-
-    /// Hopeless: to the dead-letter queue.
-    pub fn reject(self) -> Settling {
-        self.settle(Settlement::Reject)
-    }
-
-    /// Not started: back to its old place, and not counted.
-    pub fn release(self) -> Settling {
-        self.settle(Settlement::Release)
-    }
-
-    /// Settles it in this way; an [`Settlement::Extend`] only lets go of it.
-    pub fn settle(mut self, settlement: Settlement) -> Settling {
-        self.settled = true;
-        self.wish(settlement)
-    }
-
-    /// Not done yet: the lease lasts so long from now.
-    pub fn extend(&self, lease: Duration) -> Settling {
-        self.wish(Settlement::Extend(lease))
-    }
-
-    fn wish(&self, settlement: Settlement) -> Settling {
-        let (reply, answer) = oneshot::channel();
-        let receipt: Receipt = self.delivery.receipt().clone();
-        let mut state = self.shared.lock();
-        // After the end the reply is dropped with the wish, and says so.
-        if !state.ended {
-            state.ledger.wish(Wish {
-                key: self.key,
-                receipt,
-                settlement,
-                reply: Some(reply),
-            });
-        }
-        drop(state);
-        self.shared.wished.notify_one();
-        Settling { answer }
-    }
-}
-
-impl Deref for Leased {
-    type Target = Delivery;
-
-    fn deref(&self) -> &Delivery {
-        &self.delivery
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.shared
-                .lock()
-                .ledger
-                .forget(self.key, self.delivery.receipt());
-        }
-    }
-}
-
-/// The answer to a settlement, when it is committed. Dropping it takes nothing back.
-///
-/// [`SettleOutcome::LeaseLost`] means that the message may be worked on again by someone else.
-#[derive(Debug)]
-pub struct Settling {
-    answer: oneshot::Receiver<Result<SettleOutcome>>,
-}
-
-impl Future for Settling {
-    type Output = Result<SettleOutcome>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = Pin::new(&mut self.answer).poll(context);
-        answer.map(|answer| answer.unwrap_or_else(|_| Err(Error::closed("consumer"))))
     }
 }
