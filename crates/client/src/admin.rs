@@ -8,6 +8,11 @@ use crate::error::Result;
 
 impl Client {
     /// Removes the ready messages of a queue for good, and the delayed ones on request.
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`; and what any call may end with: see [`Error`](crate::Error).
+    /// Not repeated where the outcome is unknown: messages may have come since.
     pub async fn purge_queue(
         &self,
         queue: impl Into<String>,
@@ -25,6 +30,10 @@ impl Client {
     }
 
     /// The counts of a queue, exact at one point of the log.
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn queue_stats(&self, queue: impl Into<String>) -> Result<v1::QueueStats> {
         let request = v1::GetQueueStatsRequest {
             namespace: self.namespace.clone(),
@@ -39,6 +48,10 @@ impl Client {
     }
 
     /// Stops granting; publishing goes on.
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn pause_queue(&self, queue: impl Into<String>) -> Result<v1::PauseQueueResponse> {
         let request = v1::PauseQueueRequest {
             namespace: self.namespace.clone(),
@@ -51,6 +64,10 @@ impl Client {
     }
 
     /// Grants again.
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn resume_queue(&self, queue: impl Into<String>) -> Result<v1::ResumeQueueResponse> {
         let request = v1::ResumeQueueRequest {
             namespace: self.namespace.clone(),

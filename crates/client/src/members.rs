@@ -9,6 +9,10 @@ use crate::error::Result;
 
 impl Client {
     /// Makes a running node with an empty disk a learner, or sets the addresses of a member.
+    ///
+    /// # Errors
+    ///
+    /// `NODE_ID_USED`, `NODE_UNREACHABLE`, `CHANGE_IN_PROGRESS`, `TOO_MANY_NODES`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn add_node(
         &self,
         node_id: u64,
@@ -27,6 +31,11 @@ impl Client {
     }
 
     /// Makes a learner a voter.
+    ///
+    /// # Errors
+    ///
+    /// `NODE_NOT_FOUND`, `NODE_LAGS`, `NODE_UNREACHABLE`, `NO_MAJORITY`, `CHANGE_IN_PROGRESS`;
+    /// and what any call may end with: see [`Error`](crate::Error).
     pub async fn promote_node(&self, node_id: u64) -> Result<v1::PromoteNodeResponse> {
         let request = v1::PromoteNodeRequest { node_id };
         self.call(Repeat::Always, request, async |channel, request| {
@@ -36,6 +45,10 @@ impl Client {
     }
 
     /// Makes a voter a learner.
+    ///
+    /// # Errors
+    ///
+    /// `NODE_NOT_FOUND`, `NO_MAJORITY`, `CHANGE_IN_PROGRESS`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn demote_node(&self, node_id: u64) -> Result<v1::DemoteNodeResponse> {
         let request = v1::DemoteNodeRequest { node_id };
         self.call(Repeat::Always, request, async |channel, request| {
@@ -45,6 +58,10 @@ impl Client {
     }
 
     /// Removes a node for good, up or down.
+    ///
+    /// # Errors
+    ///
+    /// `NODE_NOT_FOUND`, `NO_MAJORITY`, `CHANGE_IN_PROGRESS`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn remove_node(&self, node_id: u64) -> Result<v1::RemoveNodeResponse> {
         let request = v1::RemoveNodeRequest { node_id };
         self.call(Repeat::Always, request, async |channel, request| {
@@ -54,6 +71,11 @@ impl Client {
     }
 
     /// Makes a voter the leader; 0 for the most complete of the others.
+    ///
+    /// # Errors
+    ///
+    /// `NODE_NOT_FOUND`, `NOT_A_VOTER`, `NODE_LAGS`, `TRANSFER_FAILED`; and what any call may end with: see [`Error`](crate::Error).
+    /// Not repeated where the outcome is unknown.
     pub async fn transfer_leadership(
         &self,
         node_id: u64,

@@ -58,6 +58,11 @@ impl Client {
     ///
     /// It is not repeated when the outcome is unknown, since that might store it twice: use a
     /// [`crate::Producer`], or [`Client::publish_sequenced`], where that matters.
+    ///
+    /// # Errors
+    ///
+    /// `UNROUTABLE`, `QUEUE_FULL`, `OVERLOADED`, `INVALID_FIELD`; and what any call may end with: see [`Error`](crate::Error).
+    /// One refused message refuses the batch; the [field](crate::Error::field) names it.
     pub async fn publish(
         &self,
         batch: impl IntoIterator<Item = Publication>,
@@ -68,6 +73,11 @@ impl Client {
 
     /// Publishes a batch as the messages `first_sequence`, `first_sequence` + 1 and so on of a producer, so that
     /// it is stored once however often it is tried.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Client::publish); `PRODUCER_FENCED`, `UNKNOWN_PRODUCER`, `SEQUENCE_REUSED`,
+    /// `OUT_OF_SEQUENCE` (metadata `expected_sequence`).
     pub async fn publish_sequenced(
         &self,
         producer: &OpenedProducer,
@@ -85,6 +95,10 @@ impl Client {
 
     /// Opens a producer. With a name it keeps its id and last sequence, and whoever opened it before is
     /// fenced; without one it is new.
+    ///
+    /// # Errors
+    ///
+    /// `TOO_MANY_PRODUCERS`, `INVALID_FIELD`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn open_producer(&self, name: impl Into<String>) -> Result<OpenedProducer> {
         let request = v1::OpenProducerRequest {
             namespace: self.namespace.clone(),

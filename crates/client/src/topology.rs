@@ -11,6 +11,10 @@ const PAGE_SIZE: u32 = 500;
 
 impl Client {
     /// Creates a namespace; one that exists is answered as it is, with `already_existed`.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_FIELD`, `TOO_MANY_NAMESPACES`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn create_namespace(
         &self,
         name: impl Into<String>,
@@ -23,6 +27,10 @@ impl Client {
     }
 
     /// Shows a namespace.
+    ///
+    /// # Errors
+    ///
+    /// `NAMESPACE_NOT_FOUND`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn get_namespace(&self, name: impl Into<String>) -> Result<v1::Namespace> {
         let request = v1::GetNamespaceRequest { name: name.into() };
         let response = self
@@ -34,6 +42,10 @@ impl Client {
     }
 
     /// All namespaces, by name.
+    ///
+    /// # Errors
+    ///
+    /// What any call may end with: see [`Error`](crate::Error).
     pub async fn list_namespaces(&self) -> Result<Vec<v1::Namespace>> {
         let mut all = Vec::new();
         let mut page_token = String::new();
@@ -57,6 +69,11 @@ impl Client {
     }
 
     /// Deletes an empty namespace.
+    ///
+    /// # Errors
+    ///
+    /// `NAMESPACE_NOT_FOUND`, `NAMESPACE_NOT_EMPTY`, `INVALID_FIELD` for `default`; and what any call may end with: see [`Error`](crate::Error).
+    /// Not repeated where the outcome is unknown.
     pub async fn delete_namespace(
         &self,
         name: impl Into<String>,
@@ -70,6 +87,11 @@ impl Client {
 
     /// Creates a queue; one that exists with the same settings is answered as it is, with
     /// `already_existed`, and one with other settings is refused with `ALREADY_EXISTS`.
+    ///
+    /// # Errors
+    ///
+    /// `ALREADY_EXISTS` (the settings that differ are the [violations](crate::Error::violations)),
+    /// `NAMESPACE_NOT_FOUND`, `INVALID_FIELD`, `TOO_MANY_QUEUES`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn create_queue(
         &self,
         name: impl Into<String>,
@@ -87,6 +109,10 @@ impl Client {
     }
 
     /// Shows a queue.
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn get_queue(&self, name: impl Into<String>) -> Result<v1::Queue> {
         let request = v1::GetQueueRequest {
             namespace: self.namespace.clone(),
@@ -102,6 +128,10 @@ impl Client {
 
     /// A page of the queues of the namespace, by name; `page_token` is the `next_page_token` of the page before,
     /// empty for the first one.
+    ///
+    /// # Errors
+    ///
+    /// `NAMESPACE_NOT_FOUND`, `INVALID_FIELD` for the token; and what any call may end with: see [`Error`](crate::Error).
     pub async fn list_queues_page(
         &self,
         page_token: impl Into<String>,
@@ -119,6 +149,10 @@ impl Client {
     }
 
     /// All queues of the namespace, by name.
+    ///
+    /// # Errors
+    ///
+    /// `NAMESPACE_NOT_FOUND`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn list_queues(&self) -> Result<Vec<v1::Queue>> {
         let mut all = Vec::new();
         let mut page_token = String::new();
@@ -133,6 +167,10 @@ impl Client {
     }
 
     /// Changes those settings of a queue that `fields` names (the field names of [`v1::QueueSettings`]).
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`, `INVALID_FIELD`; and what any call may end with: see [`Error`](crate::Error).
     pub async fn update_queue(
         &self,
         name: impl Into<String>,
@@ -154,6 +192,11 @@ impl Client {
     }
 
     /// Deletes a queue and all its messages.
+    ///
+    /// # Errors
+    ///
+    /// `QUEUE_NOT_FOUND`; and what any call may end with: see [`Error`](crate::Error).
+    /// Not repeated where the outcome is unknown; asking again deletes what is left.
     pub async fn delete_queue(&self, name: impl Into<String>) -> Result<v1::DeleteQueueResponse> {
         let request = v1::DeleteQueueRequest {
             namespace: self.namespace.clone(),
@@ -167,6 +210,10 @@ impl Client {
     }
 
     /// The cluster as one node sees it.
+    ///
+    /// # Errors
+    ///
+    /// What any call may end with: see [`Error`](crate::Error).
     pub async fn cluster(&self) -> Result<v1::GetClusterResponse> {
         self.call(
             Repeat::Always,
