@@ -31,9 +31,11 @@ impl Program {
         match self {
             Self::Product => PRODUCT.get_or_init(|| match env::var_os(PRODUCT_OVERRIDE) {
                 Some(path) => PathBuf::from(path),
-                None => build("ticketrail"),
+                None => build("--bin", "ticketrail").join("ticketrail"),
             }),
-            Self::Faulty => FAULTY.get_or_init(|| build("faulty-node")),
+            Self::Faulty => {
+                FAULTY.get_or_init(|| build("--bin", "faulty-node").join("faulty-node"))
+            }
         }
     }
 
@@ -60,13 +62,22 @@ pub fn profile_folder() -> PathBuf {
     folder.to_owned()
 }
 
+/// Where an example of the workspace is; builds it first.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    build("--example", name).join("examples").join(name)
+}
+
 /// Of the whole workspace: a package alone has other features of its dependencies, which would all be
-/// compiled anew.
-fn build(program: &str) -> PathBuf {
+/// compiled anew. The folder of what is built.
+fn build(kind: &str, name: &str) -> PathBuf {
     let folder = profile_folder();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--workspace", "--bin", program])
+        .args(["build", "--workspace", kind, name])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if folder.ends_with("release") {
         cargo.arg("--release");
@@ -75,7 +86,7 @@ fn build(program: &str) -> PathBuf {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "cargo build --bin {program} failed:\n{errors}"
+        "cargo build {kind} {name} failed:\n{errors}"
     );
-    folder.join(program)
+    folder
 }

@@ -1,5 +1,5 @@
-//! The programs of `examples/`, in Python and in Go, made of generated stubs alone: what they say is
-//! confirmed is worked on and acknowledged, exactly that, though the leader dies in the middle.
+//! The programs of `examples/`, in Python and in Go, made of generated stubs alone, and those of the Rust client: what
+//! they say is confirmed is worked on and acknowledged, exactly that, though the leader dies in the middle.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -9,14 +9,17 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 use ticketrail_tests::cluster::checks::{agreed, conserved};
-use ticketrail_tests::cluster::program::profile_folder;
-use ticketrail_tests::cluster::{Cluster, secs, until};
+use ticketrail_tests::cluster::producer::{batch, item};
+use ticketrail_tests::cluster::program::{self, profile_folder};
+use ticketrail_tests::cluster::{Cluster, secs, until, within};
 use tokio::process::{Child, Command as AsyncCommand};
 
 use crate::{python, skipped};
 
 /// So many that the leader dies in the middle, whatever the machine.
 const MESSAGES: usize = 3_000;
+/// The same where many are under way at a time.
+const MESSAGES_PIPELINED: usize = 15_000;
 
 /// What the twelve lines of the README connect to.
 const README_NODES: &str = "127.0.0.1:7400,127.0.0.1:7401,127.0.0.1:7402";
@@ -33,8 +36,8 @@ async fn the_python_examples_survive_a_leader_kill() {
         command.env("PYTHONPATH", python::generated());
         command
     };
-    survive(&cluster, "work", &program).await;
-    survive(&cluster, "consume", &program).await;
+    survive(&cluster, &WORK, &program).await;
+    survive(&cluster, &CONSUME, &program).await;
     the_readme_works(&cluster, &python).await;
     agreed(&cluster).await;
 }
@@ -56,24 +59,135 @@ async fn the_go_examples_survive_a_leader_kill() {
         command.env("GRPC_GO_RETRY", "on");
         command
     };
-    survive(&cluster, "work", &program).await;
-    survive(&cluster, "consume", &program).await;
+    survive(&cluster, &WORK, &program).await;
+    survive(&cluster, &CONSUME, &program).await;
     agreed(&cluster).await;
 }
 
-/// Publishes with one program and takes with another, while the node that both talk to, the leader, dies.
-async fn survive(cluster: &Cluster, takes: &str, program: &impl Fn(&str) -> AsyncCommand) {
-    let queue = format!("numbers-{takes}");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rust_examples_survive_a_leader_kill() {
+    let build = || {
+        let built = ["publish", "work", "receive", "dead_letters"].map(program::example);
+        Ok(built[0].with_file_name(""))
+    };
+    let Some(programs) = prepared("the examples in rust", build).await else {
+        return;
+    };
+    let cluster = Cluster::start().await;
+    let program = |name: &str| AsyncCommand::new(programs.join(name));
+    survive(&cluster, &RUST_RECEIVE, &program).await;
+    let mut worker = survive(&cluster, &RUST_WORK, &program).await;
+    worker.interrupt().await;
+    worker.succeeded().await;
+    let acknowledged = worker.said("acknowledged ");
+    let summary = acknowledged.first().expect("a summary at the end");
+    let (count, failed) = summary.split_once(", ").unwrap();
+    assert_eq!(failed, "given back 0, rejected 0, lost 0; not begun 0");
+    assert_eq!(count, MESSAGES_PIPELINED.to_string());
+    dead_letters_are_put_back(&cluster, &program).await;
+    agreed(&cluster).await;
+}
+
+/// What is no text is rejected by one example, and put back by another.
+async fn dead_letters_are_put_back(cluster: &Cluster, program: &impl Fn(&str) -> AsyncCommand) {
+    cluster.queue("letters.dead").create().await;
+    let letters = cluster.queue("letters").dead_letters_to("letters.dead");
+    letters.create().await;
+    let leader = cluster.leader().await;
+    let bodies: [&[u8]; 3] = [b"text", b"no\xfftext", b"none\xff"];
+    let items = bodies.map(|body| item("letters", body));
+    let batch = within(secs(10), batch(items.into()));
+    cluster.on(leader).publisher.publish(batch).await.unwrap();
+
+    let nodes = addresses(cluster, leader);
+    let start = |name: &str, queue: &str| {
+        let mut command = program(name);
+        command.arg(queue).env("TICKETRAIL_NODES", &nodes);
+        Example::start(command, false)
+    };
+    let mut worker = start("work", "letters");
+    until("dead letters", secs(20), async || {
+        let (stats, dead) = (
+            cluster.stats("letters").await,
+            cluster.stats("letters.dead").await,
+        );
+        let done = stats.acknowledged == 1 && dead.ready == 2;
+        done.then_some(()).ok_or((stats, dead, worker.errors()))
+    })
+    .await;
+    worker.interrupt().await;
+    worker.succeeded().await;
+    assert!(
+        worker.errors().contains("invalid utf-8 sequence"),
+        "{}",
+        worker.errors()
+    );
+
+    let mut program = start("dead_letters", "letters.dead");
+    program.succeeded().await;
+    let said = program.said("");
+    let died = "no\u{fffd}text: Rejected in letters, 1 times";
+    assert!(said.contains(died), "{said:?}");
+    assert_eq!(said.len(), 4, "{said:?}");
+    let (stats, dead) = (
+        cluster.stats("letters").await,
+        cluster.stats("letters.dead").await,
+    );
+    assert_eq!((stats.ready, dead.ready, dead.acknowledged), (2, 0, 2));
+}
+
+/// What a program that takes is called, and what is known of it.
+struct Takes {
+    program: &'static str,
+    /// It says of each message that it is acknowledged.
+    tells: bool,
+    /// It is started again, once, where an answer was cut off.
+    may_start_again: bool,
+    messages: usize,
+}
+
+const WORK: Takes = Takes {
+    program: "work",
+    tells: true,
+    may_start_again: true,
+    messages: MESSAGES,
+};
+const CONSUME: Takes = Takes {
+    program: "consume",
+    tells: false,
+    ..WORK
+};
+const RUST_RECEIVE: Takes = Takes {
+    program: "receive",
+    may_start_again: false,
+    messages: MESSAGES_PIPELINED,
+    ..WORK
+};
+const RUST_WORK: Takes = Takes {
+    program: "work",
+    tells: false,
+    ..RUST_RECEIVE
+};
+
+/// Publishes with one program and takes with another, while the node that both talk to, the leader, dies. The one that
+/// takes goes on.
+async fn survive(
+    cluster: &Cluster,
+    takes: &Takes,
+    program: &impl Fn(&str) -> AsyncCommand,
+) -> Example {
+    let (messages, tells) = (takes.messages, takes.tells);
+    let queue = format!("numbers-{}", takes.program);
     cluster.queue(&queue).create().await;
     let victim = cluster.leader().await;
     let nodes = addresses(cluster, victim);
     let start = |name: &str, arguments: &[&str]| {
         let mut command = program(name);
         command.args(arguments).env("TICKETRAIL_NODES", &nodes);
-        Example::start(command)
+        Example::start(command, takes.may_start_again)
     };
     // Both are connected before the load begins.
-    let mut consumer = start(takes, &[&queue]);
+    let mut consumer = start(takes.program, &[&queue]);
     let mut publisher = start("publish", &[&queue, "10"]);
     publisher.succeeded().await;
     let mut confirmed = publisher.said("confirmed ");
@@ -85,16 +199,16 @@ async fn survive(cluster: &Cluster, takes: &str, program: &impl Fn(&str) -> Asyn
     .await;
 
     // It goes on where the first run ended.
-    let mut publisher = start("publish", &[&queue, &MESSAGES.to_string()]);
+    let mut publisher = start("publish", &[&queue, &messages.to_string()]);
     until("a quarter of the messages", secs(40), async || {
         let said = publisher.said("confirmed ").len();
-        let enough = said >= MESSAGES / 4;
+        let enough = said >= messages / 4;
         enough.then_some(()).ok_or((said, publisher.errors()))
     })
     .await;
     cluster.kill(victim);
     assert!(!publisher.has_ended(), "it was killed in the middle");
-    assert!(publisher.said("confirmed ").len() < MESSAGES);
+    assert!(publisher.said("confirmed ").len() < messages);
     cluster.restart(victim).await;
 
     until("the end of the publisher", secs(60), async || {
@@ -104,7 +218,7 @@ async fn survive(cluster: &Cluster, takes: &str, program: &impl Fn(&str) -> Asyn
     .await;
     publisher.succeeded().await;
     confirmed.extend(publisher.said("confirmed "));
-    let all: BTreeSet<_> = (1..=MESSAGES).map(|n| format!("message {n}")).collect();
+    let all: BTreeSet<_> = (1..=messages).map(|n| format!("message {n}")).collect();
     // What was cut off is stored and not said to be.
     assert!(confirmed == all || publisher.started_again && confirmed.is_subset(&all));
 
@@ -112,9 +226,8 @@ async fn survive(cluster: &Cluster, takes: &str, program: &impl Fn(&str) -> Asyn
     until("all to be acknowledged", secs(60), async || {
         let stats = cluster.stats(&queue).await;
         assert!(!consumer.has_ended(), "{}", consumer.errors());
-        let told =
-            takes != "work" || consumer.started_again || consumer.said("acknowledged ") == all;
-        match stats.acknowledged == MESSAGES as u64 && told {
+        let told = !tells || consumer.started_again || consumer.said("acknowledged ") == all;
+        match stats.acknowledged == messages as u64 && told {
             true => Ok(()),
             false => Err((stats, consumer.errors())),
         }
@@ -122,13 +235,14 @@ async fn survive(cluster: &Cluster, takes: &str, program: &impl Fn(&str) -> Asyn
     .await;
     assert!(!consumer.has_ended(), "{}", consumer.errors());
     assert_eq!(consumer.said("worked on "), all);
-    if takes == "consume" {
+    if takes.program == "consume" {
         // Its loop was needed.
         assert!(consumer.errors().contains("once more"));
     }
     let stats = cluster.stats(&queue).await;
-    assert_eq!((stats.published, stats.ready), (MESSAGES as u64, 0));
+    assert_eq!((stats.published, stats.ready), (messages as u64, 0));
     conserved(&queue, &stats);
+    consumer
 }
 
 /// The first lines of Python in the README, as they stand but for where the nodes are.
@@ -145,7 +259,7 @@ async fn the_readme_works(cluster: &Cluster, python: &Path) {
         .args(["-c", &code.replace(README_NODES, &nodes)])
         .env("PYTHONPATH", python::generated())
         .current_dir(root().join("examples/python"));
-    let mut program = Example::start(program);
+    let mut program = Example::start(program, true);
     program.succeeded().await;
     assert_eq!(program.said(""), ["two coffees".to_owned()].into());
     let stats = cluster.stats("orders").await;
@@ -168,12 +282,13 @@ fn root() -> PathBuf {
 struct Example {
     command: AsyncCommand,
     child: Child,
+    may_start_again: bool,
     started_again: bool,
     folder: TempDir,
 }
 
 impl Example {
-    fn start(mut command: AsyncCommand) -> Self {
+    fn start(mut command: AsyncCommand, may_start_again: bool) -> Self {
         let folder = TempDir::new().unwrap();
         let file = |name: &str| File::create(folder.path().join(name)).unwrap();
         command
@@ -186,6 +301,7 @@ impl Example {
         Self {
             child: command.spawn().unwrap(),
             command,
+            may_start_again,
             started_again: false,
             folder,
         }
@@ -212,13 +328,21 @@ impl Example {
             return false;
         };
         let errors = self.errors().to_lowercase();
-        if status.success() || self.started_again || !errors.contains("unavailable") {
+        let cut_off = self.may_start_again && errors.contains("unavailable");
+        if status.success() || self.started_again || !cut_off {
             return true;
         }
         println!("started again, an answer was cut off: {errors}");
         self.started_again = true;
         self.child = self.command.spawn().unwrap();
         false
+    }
+
+    /// Ctrl-C.
+    async fn interrupt(&self) {
+        let pid = self.child.id().expect("a program that runs").to_string();
+        let sent = AsyncCommand::new("kill").args(["-INT", &pid]).status();
+        assert!(sent.await.unwrap().success());
     }
 
     async fn succeeded(&mut self) {

@@ -1,0 +1,42 @@
+//! Works on the messages of a queue, sixteen at a time: `work QUEUE`; Ctrl-C drains and ends it.
+//!
+//! What the handler returns settles the message: `Ok` acknowledges it, `Err` gives it back, and a panic does, too. Each
+//! message is worked on at least once, so the work must bear being done twice.
+//!
+//! The nodes are those of `ticketrail dev`, or what TICKETRAIL_NODES says. The queue must exist.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use ticketrail_client::{Client, Failure, Job};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    log.init();
+    let queue = std::env::args().nth(1).context("usage: work QUEUE")?;
+
+    let nodes = std::env::var("TICKETRAIL_NODES").unwrap_or("127.0.0.1:7400,7401,7402".into());
+    let client = Client::connect([nodes]).await?;
+    let mut worker = client
+        .consumer(queue)
+        .concurrency(16)
+        // The work is quick: keep some in reach while settlements are on their way.
+        .prefetch(200)
+        .drain_timeout(Duration::from_secs(10))
+        .handle(work)
+        .await?;
+    let summary = worker.run_until(tokio::signal::ctrl_c()).await?;
+    println!(
+        "acknowledged {}, given back {}, rejected {}, lost {}; not begun {}",
+        summary.acknowledged, summary.nacked, summary.rejected, summary.lost, summary.released
+    );
+    Ok(())
+}
+
+async fn work(job: Job) -> Result<(), Failure> {
+    // What is no text will never be: to the dead letters.
+    let text = std::str::from_utf8(job.body()).map_err(Failure::reject)?;
+    println!("worked on {text}");
+    Ok(())
+}
