@@ -33,6 +33,7 @@ mod divergence;
 mod examples;
 mod failover;
 mod full_disk;
+mod handlers;
 mod kubernetes;
 mod leases;
 mod membership;
