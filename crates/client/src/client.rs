@@ -50,7 +50,7 @@ pub(crate) struct Shared {
 pub struct ClientOptions {
     /// The namespace of all queues; `default` at first.
     pub namespace: String,
-    /// How long a call may take with all its retries; 15 s at first. Waiting for messages comes on top. A call
+    /// How long a call may take with all its retries, from the first attempt; 15 s at first. Waiting for messages comes on top. A call
     /// ends sooner, after 4 s, if no endpoint accepts a connection.
     pub timeout: Duration,
 }

@@ -39,6 +39,30 @@
 //! the others. A [`Client`] is cheap to clone, and clones share their connections, one per node.
 //! [`ClientOptions`] sets the namespace and how long a call may take with all its retries. A runtime of tokio is needed.
 //!
+//! # Queues
+//!
+//! A queue is made by whoever runs the cluster (`ticketrail queue create`), or here; creating it again with the same
+//! settings does nothing.
+//!
+//! ```no_run
+//! use ticketrail_client::{Client, DeadLetterTarget, QueueSettings, prost_types};
+//!
+//! # async fn example(client: Client) -> ticketrail_client::Result<()> {
+//! client.create_queue("orders.dead", QueueSettings::default()).await?;
+//! let settings = QueueSettings {
+//!     lease_duration: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+//!     max_deliveries: Some(3),
+//!     dead_letter: Some(DeadLetterTarget {
+//!         routing_key: Some("orders.dead".to_owned()),
+//!         ..DeadLetterTarget::default()
+//!     }),
+//!     ..QueueSettings::default()
+//! };
+//! client.create_queue("orders", settings).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Publishing
 //!
 //! A [`Producer`] sends messages in order over a stream, up to 1,024 of them unconfirmed. [`Producer::publish`] waits for
@@ -179,3 +203,7 @@ pub use ticketrail_proto::v1::{
 };
 
 pub use bytes::Bytes;
+/// The durations and times of the generated types.
+pub use prost_types;
+pub use tokio_util::sync::CancellationToken;
+pub use tonic::Code;

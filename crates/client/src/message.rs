@@ -8,7 +8,8 @@ use ticketrail_proto::v1;
 
 use crate::convert;
 
-/// A body with headers and properties.
+/// A body with headers and properties. The cluster holds the bounds: what is beyond them is refused with `INVALID_FIELD`,
+/// and the [field](crate::Error::field) named.
 ///
 /// ```
 /// use ticketrail_client::Message;
@@ -40,7 +41,7 @@ pub enum HeaderValue {
 }
 
 impl Message {
-    /// A message with this body and nothing else.
+    /// A message with this body and nothing else: up to 1 MiB, unless the server is configured otherwise; may be empty.
     pub fn new(body: impl Into<Bytes>) -> Self {
         Self(v1::Message {
             body: body.into(),
@@ -48,7 +49,8 @@ impl Message {
         })
     }
 
-    /// Adds a header. A key may appear once in a message.
+    /// Adds a header: up to 64 of them, 32 KiB in all; a key of 1..128 bytes that appears once in a message, a value of
+    /// up to 4 KiB.
     #[must_use]
     pub fn header(mut self, key: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
         let value = Some(v1::HeaderValue {
@@ -61,42 +63,44 @@ impl Message {
         self
     }
 
-    /// Says what the body is, such as `application/json`.
+    /// Says what the body is, such as `application/json`; up to 255 bytes, passed through.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
         self.properties_mut().content_type = content_type.into();
         self
     }
 
-    /// Ties an answer to its question.
+    /// Ties an answer to its question; up to 255 bytes, passed through.
     #[must_use]
     pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.properties_mut().correlation_id = id.into();
         self
     }
 
-    /// Names the queue where answers are expected.
+    /// Names the queue where answers are expected; up to 255 bytes, passed through.
     #[must_use]
     pub fn reply_to(mut self, queue: impl Into<String>) -> Self {
         self.properties_mut().reply_to = queue.into();
         self
     }
 
-    /// 0..31, higher is granted first.
+    /// 0..31, higher is granted first; 4 where unset. Servers of this release refuse it with `NOT_YET`.
     #[must_use]
     pub fn priority(mut self, priority: u32) -> Self {
         self.properties_mut().priority = Some(priority);
         self
     }
 
-    /// Expires so long after its commit.
+    /// Expires so long after its commit (1 ms..1 year, whole milliseconds). Servers of this release refuse it with
+    /// `NOT_YET`.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.properties_mut().ttl = Some(convert::to_proto(ttl));
         self
     }
 
-    /// Becomes ready so long after its commit.
+    /// Becomes ready so long after its commit (0..1 year, whole milliseconds). Servers of this release refuse it with
+    /// `NOT_YET`.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.properties_mut().delay = Some(convert::to_proto(delay));

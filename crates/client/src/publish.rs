@@ -54,7 +54,7 @@ pub struct Published {
 }
 
 impl Client {
-    /// Publishes a batch of up to 100 messages, all or nothing.
+    /// Publishes a batch of 1..100 messages and up to 4 MiB, all or nothing; one result per message, in their order.
     ///
     /// It is not repeated when the outcome is unknown, since that might store it twice: use a
     /// [`crate::Producer`], or [`Client::publish_sequenced`], where that matters.

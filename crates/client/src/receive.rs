@@ -61,13 +61,13 @@ impl Wanted {
 pub enum Settlement {
     /// Done: the message is removed for good.
     Ack,
-    /// Failed: back to its old place, after the delay, or the queue's backoff where there is none.
+    /// Failed: back to its old place, after the delay (0..1 year), or the queue's backoff where there is none.
     Nack(Option<Duration>),
     /// Hopeless: to the dead-letter queue.
     Reject,
     /// Not started: back to its old place, and this grant is not counted.
     Release,
-    /// Not done yet: the lease lasts so long from now.
+    /// Not done yet: the lease lasts so long from now (1 ms..12 h).
     Extend(Duration),
 }
 
@@ -134,7 +134,8 @@ impl Client {
             .collect())
     }
 
-    /// Settles leases by their receipts, each on its own; one outcome per item, in their order.
+    /// Settles leases by their receipts, each on its own; one outcome per item, in their order. More than 1,000 go in
+    /// several calls, one after the other; after an error some of these may be done, and all may be repeated.
     ///
     /// # Errors
     ///

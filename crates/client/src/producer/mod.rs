@@ -76,7 +76,7 @@ impl ProducerBuilder {
         }
     }
 
-    /// Keeps the identity under a name, so that a process that starts again can go on where the last one
+    /// Keeps the identity under a name (1..255 bytes), so that a process that starts again can go on where the last one
     /// stopped. Whoever used the name before is fenced.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
@@ -91,7 +91,7 @@ impl ProducerBuilder {
         self
     }
 
-    /// The sequence of the first message; the one after the last stored one where unset. A lower one sends
+    /// The sequence of the first message, from 1; the one after the last stored one where unset. A lower one sends
     /// messages again that may have been stored: they are answered as duplicates, and with
     /// `SEQUENCE_REUSED` if they are not the same.
     #[must_use]
