@@ -51,9 +51,9 @@ pub use job::Job;
 /// | works longer than a lease | stays leased: the lease is extended every third of its length |
 /// | loses its lease | is not settled; [`Job::lease_lost`] tells the handler |
 ///
-/// Each call runs in a task of its own, so that one that blocks or panics harms no other. A settlement is not waited
-/// for: the next delivery is taken as soon as a handler has ended, and settlements travel many in a frame. What
-/// becomes of them is in the [`summary`](Worker::summary).
+/// Each call runs in a task of its own, so that one that panics harms no other; what blocks its thread belongs into
+/// `tokio::task::spawn_blocking`. A settlement is not waited for: the next delivery is taken as soon as a handler has
+/// ended, and settlements travel many in a frame. What becomes of them is in the [`summary`](Worker::summary).
 ///
 /// Delivery is at least once: a handler must bear to see a message again, above all after it lost a lease or the
 /// process died.
