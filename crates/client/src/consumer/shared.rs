@@ -86,15 +86,18 @@ impl Shared {
         settlement: Settlement,
         panicked: bool,
     ) -> bool {
+        // Made before the lock is taken: many handlers end at a time.
+        let wish = Wish::new(key, receipt.clone(), settlement, Asker::Worker);
         let mut state = self.lock();
         let is_held = state.ledger.leases().is_held(receipt);
         let summary = state.ledger.summary();
         summary.panicked += u64::from(panicked);
         summary.lost += u64::from(!is_held);
         if is_held {
-            let wish = Wish::new(key, receipt.clone(), settlement, Asker::Worker);
             state.ledger.wish(wish);
-            drop(state);
+        }
+        drop(state);
+        if is_held {
             self.wished.notify_one();
         }
         is_held
