@@ -8,8 +8,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
+use super::Context;
 use super::receive::{is_settled, outcome_word};
-use super::{Context, suggest};
 use crate::args::Consume;
 use crate::failure::{Failure, Result};
 use crate::show::{message, remark};
@@ -34,10 +34,7 @@ pub(super) async fn run(context: &Context, args: Consume) -> Result {
         .give_up_after(context.global.timeout)
         .start()
         .await;
-    let consumer = match started {
-        Ok(consumer) => consumer,
-        Err(error) => return Err(suggest::for_queue(context, &args.queue, error).await),
-    };
+    let consumer = started?;
     let mut work = Work {
         context,
         args: &args,

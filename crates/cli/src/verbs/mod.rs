@@ -44,12 +44,28 @@ impl Context {
 
 /// Does what the command line says.
 pub(crate) async fn run(arguments: Arguments) -> Result {
-    let repeatable = is_repeatable(&arguments.verb);
-    let result = dispatch(arguments).await;
-    match repeatable {
-        true => result.map_err(|failure| failure.with_effect(Effect::Repeatable)),
-        false => result,
-    }
+    let (repeatable, may_create) = (is_repeatable(&arguments.verb), !removes(&arguments.verb));
+    let global = arguments.global.clone();
+    let Err(failure) = dispatch(arguments).await else {
+        return Ok(());
+    };
+    let failure = match Context::new(global) {
+        Ok(context) => suggest::explained(&context, failure, may_create).await,
+        Err(_) => failure,
+    };
+    Err(match repeatable {
+        true => failure.with_effect(Effect::Repeatable),
+        false => failure,
+    })
+}
+
+/// What is not there need not be created for it.
+fn removes(verb: &Verb) -> bool {
+    let of_queue = matches!(
+        verb,
+        Verb::Queue(Queue::Delete { .. } | Queue::Purge { .. })
+    );
+    of_queue || matches!(verb, Verb::Namespace(Namespace::Delete { .. }))
 }
 
 /// Doing it twice is doing it once.

@@ -11,7 +11,7 @@ use serde_json::json;
 use ticketrail_client::{Confirm, Error, Message, Producer, Publication};
 use tokio::sync::mpsc;
 
-use super::{Context, suggest};
+use super::Context;
 use crate::args::Publish;
 use crate::failure::{Effect, Failure, Result};
 use crate::records::{Records, Split};
@@ -60,7 +60,7 @@ async fn publish_one(context: &Context, args: &Publish, body: Bytes) -> Result {
             let hint = "--idempotent NAME makes it safe to run the same command again";
             return Err(Failure::from(error).hint(hint));
         }
-        Err(error) => return Err(suggest::for_queue(context, &args.queue, error).await),
+        Err(error) => return Err(error.into()),
     };
     let object = json!({
         "queue": args.queue,
@@ -123,7 +123,7 @@ async fn publish_many(
     sent.input
         .map_err(|error| Failure::local("reading the input", error))?;
     if let Some((record, error)) = tally.failed {
-        return Err(refused(context, args, record, error).await);
+        return Err(refused(args, record, error));
     }
     Ok(closed?)
 }
@@ -240,10 +240,10 @@ fn report(
     Ok(context.show.line(&sentence)?)
 }
 
-async fn refused(context: &Context, args: &Publish, record: u64, error: Error) -> Failure {
+fn refused(args: &Publish, record: u64, error: Error) -> Failure {
     let reason = error.reason().to_owned();
     let unknown = error.is_outcome_unknown();
-    let failure = suggest::for_queue(context, &args.queue, error).await;
+    let failure = Failure::from(error);
     let failure = failure.hint(format!("it stopped at message {record} of the input"));
     match (&args.idempotent, reason.as_str()) {
         (Some(name), "SEQUENCE_REUSED") => failure.hint(format!(

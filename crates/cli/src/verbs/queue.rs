@@ -5,7 +5,7 @@ use serde_json::json;
 use ticketrail_client::proto::{PeekRequest, Queue as QueueInfo};
 use ticketrail_client::{DeadLetterTarget, MessageState, QueueSettings, QueueStats, RetryBackoff};
 
-use super::{Context, suggest};
+use super::Context;
 use crate::args::{Peek, Queue, QueueOptions, State};
 use crate::failure::{Failure, Result};
 use crate::show;
@@ -47,7 +47,7 @@ async fn create(context: &Context, name: String, options: QueueOptions) -> Resul
                 "see it with `ticketrail queue show`, change it with `ticketrail queue update`";
             return Err(Failure::from(error).hint(hint));
         }
-        Err(error) => return Err(suggest::for_namespace(context, error).await),
+        Err(error) => return Err(error.into()),
     };
     let queue = response.queue.unwrap_or_default();
     let sentence = match response.already_existed {
@@ -60,10 +60,7 @@ async fn create(context: &Context, name: String, options: QueueOptions) -> Resul
 }
 
 async fn list(context: &Context) -> Result {
-    let queues = match context.client.list_queues().await {
-        Ok(queues) => queues,
-        Err(error) => return Err(suggest::for_namespace(context, error).await),
-    };
+    let queues = context.client.list_queues().await?;
     let counted: Vec<(QueueInfo, Option<QueueStats>)> = stream::iter(queues)
         .map(|queue| async {
             match context.client.queue_stats(&queue.name).await {
@@ -106,14 +103,8 @@ async fn list(context: &Context) -> Result {
 }
 
 async fn show(context: &Context, name: String) -> Result {
-    let both = async {
-        let queue = context.client.get_queue(&name).await?;
-        Ok((queue, context.client.queue_stats(&name).await?))
-    };
-    let (queue, stats) = match both.await {
-        Ok(both) => both,
-        Err(error) => return Err(suggest::for_queue(context, &name, error).await),
-    };
+    let queue = context.client.get_queue(&name).await?;
+    let stats = context.client.queue_stats(&name).await?;
     match context.show.is_json() {
         true => context
             .show
@@ -154,20 +145,14 @@ async fn update(
         .client
         .update_queue(&name, settings(&options), fields.clone())
         .await;
-    let response = match changed {
-        Ok(response) => response,
-        Err(error) => return Err(suggest::for_queue(context, &name, error).await),
-    };
+    let response = changed?;
     let sentence = format!("queue `{name}` changed: {}", fields.join(", "));
     let object = show::queue::json(&response.queue.unwrap_or_default(), None);
     Ok(context.show.done(&sentence, &object)?)
 }
 
 async fn delete(context: &Context, name: String) -> Result {
-    let response = match context.client.delete_queue(&name).await {
-        Ok(response) => response,
-        Err(error) => return Err(suggest::for_queue(context, &name, error).await),
-    };
+    let response = context.client.delete_queue(&name).await?;
     let count = response.deleted_messages;
     let with = match count {
         0 => String::new(),
@@ -184,10 +169,7 @@ async fn delete(context: &Context, name: String) -> Result {
 }
 
 async fn purge(context: &Context, name: String, include_delayed: bool) -> Result {
-    let response = match context.client.purge_queue(&name, include_delayed).await {
-        Ok(response) => response,
-        Err(error) => return Err(suggest::for_queue(context, &name, error).await),
-    };
+    let response = context.client.purge_queue(&name, include_delayed).await?;
     let count = response.purged;
     let sentence = format!(
         "{} message{} removed from `{name}`",
@@ -200,9 +182,7 @@ async fn purge(context: &Context, name: String, include_delayed: bool) -> Result
 }
 
 async fn pause(context: &Context, name: String) -> Result {
-    if let Err(error) = context.client.pause_queue(&name).await {
-        return Err(suggest::for_queue(context, &name, error).await);
-    }
+    context.client.pause_queue(&name).await?;
     let sentence = format!("queue `{name}` grants no messages until: ticketrail queue resume");
     Ok(context
         .show
@@ -210,9 +190,7 @@ async fn pause(context: &Context, name: String) -> Result {
 }
 
 async fn resume(context: &Context, name: String) -> Result {
-    if let Err(error) = context.client.resume_queue(&name).await {
-        return Err(suggest::for_queue(context, &name, error).await);
-    }
+    context.client.resume_queue(&name).await?;
     let sentence = format!("queue `{name}` grants messages again");
     Ok(context
         .show
@@ -241,10 +219,7 @@ async fn peek(context: &Context, args: Peek) -> Result {
             without_bodies: args.no_bodies,
             ..Default::default()
         };
-        let page = match context.client.peek(request).await {
-            Ok(page) => page,
-            Err(error) => return Err(suggest::for_queue(context, &args.name, error).await),
-        };
+        let page = context.client.peek(request).await?;
         left = left.saturating_sub(u32::try_from(page.messages.len()).unwrap_or(u32::MAX));
         for peeked in &page.messages {
             match context.show.is_json() {

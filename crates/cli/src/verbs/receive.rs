@@ -3,7 +3,7 @@
 use serde_json::json;
 use ticketrail_client::{Receipt, SettleOutcome, Settlement, Wanted};
 
-use super::{Context, suggest};
+use super::Context;
 use crate::args::{Receive, Settle, SettleHow};
 use crate::failure::{Failure, Result};
 use crate::show::{self, message};
@@ -13,10 +13,7 @@ pub(super) async fn receive(context: &Context, args: Receive) -> Result {
     if let Some(lease) = args.lease {
         wanted = wanted.lease(lease);
     }
-    let deliveries = match context.client.receive(&args.queue, wanted).await {
-        Ok(deliveries) => deliveries,
-        Err(error) => return Err(suggest::for_queue(context, &args.queue, error).await),
-    };
+    let deliveries = context.client.receive(&args.queue, wanted).await?;
     for delivery in &deliveries {
         if args.raw {
             context.show.bytes(delivery.body())?;
@@ -46,8 +43,16 @@ pub(super) async fn settle(context: &Context, args: Settle) -> Result {
     let settlement = settlement(&args.how, args.delay);
     let items = receipts.into_iter().map(|receipt| (receipt, settlement));
     let outcomes = match context.client.settle(&args.queue, items).await {
-        Ok(outcomes) => outcomes,
-        Err(error) => return Err(suggest::for_queue(context, &args.queue, error).await),
+        Err(error)
+            if error
+                .field()
+                .is_some_and(|field| field.ends_with(".receipt")) =>
+        {
+            // A receipt of another queue: is there one of this name at all?
+            context.client.get_queue(&args.queue).await?;
+            return Err(error.into());
+        }
+        outcomes => outcomes?,
     };
     for (text, outcome) in args.receipts.iter().zip(&outcomes) {
         let object = json!({ "receipt": text, "outcome": outcome_word(*outcome) });

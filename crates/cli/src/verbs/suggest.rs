@@ -5,45 +5,62 @@ use ticketrail_client::Error;
 use super::Context;
 use crate::failure::Failure;
 
-/// Adds to an error about an unknown queue which one may have been meant, or how to create it.
-pub(super) async fn for_queue(context: &Context, queue: &str, error: Error) -> Failure {
-    match error.reason() {
-        "QUEUE_NOT_FOUND" | "UNROUTABLE" => {}
-        "NAMESPACE_NOT_FOUND" => return for_namespace(context, error).await,
-        _ => return error.into(),
-    }
-    let quoted = quoted(queue);
-    let create = format!("create it: ticketrail queue create {quoted}");
-    let failure = Failure::from(error);
-    // A second failure would only hide the first.
-    let Ok(queues) = context.client.list_queues().await else {
-        return failure.hint(create);
+/// Adds to a failure about an unknown name which one may have been meant; `may_create`: or how to create it.
+pub(super) async fn explained(context: &Context, failure: Failure, may_create: bool) -> Failure {
+    let Failure::Cluster { error, .. } = &failure else {
+        return failure;
     };
-    let names = queues.iter().map(|queue| queue.name.as_str());
-    match nearest(queue, names) {
-        Some(name) => failure.hint(format!("did you mean `{name}`? or {create}")),
-        None => failure.hint(create),
+    let hint = match error.reason() {
+        "QUEUE_NOT_FOUND" => queue(context, error.metadata("queue"), may_create).await,
+        "UNROUTABLE" => queue(context, error.metadata("routing_key"), may_create).await,
+        "NAMESPACE_NOT_FOUND" => namespace(context, error, may_create).await,
+        "NODE_NOT_FOUND" => members(context).await,
+        _ => None,
+    };
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
 }
 
-/// Adds to an error about an unknown namespace which one may have been meant, or how to create it.
-pub(super) async fn for_namespace(context: &Context, error: Error) -> Failure {
-    if error.reason() != "NAMESPACE_NOT_FOUND" {
-        return error.into();
-    }
-    let namespace = context.client.namespace();
-    let create = format!(
-        "create it: ticketrail namespace create {}",
-        quoted(namespace)
-    );
-    let failure = Failure::from(error);
-    let Ok(namespaces) = context.client.list_namespaces().await else {
-        return failure.hint(create);
-    };
+async fn queue(context: &Context, wanted: Option<&str>, may_create: bool) -> Option<String> {
+    let wanted = wanted?;
+    // A second failure would only hide the first.
+    let queues = context.client.list_queues().await.unwrap_or_default();
+    let names = queues.iter().map(|queue| queue.name.as_str());
+    hint("queue", wanted, names, may_create)
+}
+
+async fn namespace(context: &Context, error: &Error, may_create: bool) -> Option<String> {
+    let wanted = error.metadata("namespace")?;
+    let namespaces = context.client.list_namespaces().await.unwrap_or_default();
     let names = namespaces.iter().map(|one| one.name.as_str());
-    match nearest(namespace, names) {
-        Some(name) => failure.hint(format!("did you mean `{name}`? or {create}")),
-        None => failure.hint(create),
+    hint("namespace", wanted, names, may_create)
+}
+
+/// Numbers are not near each other because they look alike: all of them are told.
+async fn members(context: &Context) -> Option<String> {
+    let cluster = context.client.cluster().await.ok()?;
+    let nodes: Vec<_> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.node_id.to_string())
+        .collect();
+    Some(format!("its members are {}", nodes.join(", ")))
+}
+
+fn hint<'a>(
+    what: &str,
+    wanted: &str,
+    names: impl Iterator<Item = &'a str>,
+    may_create: bool,
+) -> Option<String> {
+    let create = format!("create it: ticketrail {what} create {}", quoted(wanted));
+    match (nearest(wanted, names), may_create) {
+        (Some(name), true) => Some(format!("did you mean `{name}`? or {create}")),
+        (Some(name), false) => Some(format!("did you mean `{name}`?")),
+        (None, true) => Some(create),
+        (None, false) => None,
     }
 }
 
@@ -110,6 +127,22 @@ mod tests {
             Some("orders.dead")
         );
         assert_eq!(nearest("invoices", names.into_iter()), None);
+    }
+
+    #[test]
+    fn nobody_creates_what_was_to_be_removed() {
+        let names = || ["orders"].into_iter();
+        let create = "did you mean `orders`? or create it: ticketrail queue create oders";
+        assert_eq!(
+            hint("queue", "oders", names(), true).as_deref(),
+            Some(create)
+        );
+        let only = "did you mean `orders`?";
+        assert_eq!(
+            hint("queue", "oders", names(), false).as_deref(),
+            Some(only)
+        );
+        assert_eq!(hint("queue", "invoices", names(), false), None);
     }
 
     #[test]

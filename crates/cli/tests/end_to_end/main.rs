@@ -3,4 +3,5 @@
 
 mod client;
 mod dev;
+mod names;
 mod verbs;

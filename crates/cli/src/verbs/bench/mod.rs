@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Context, suggest};
+use super::Context;
 use crate::args::Bench;
 use crate::failure::{Effect, Failure, Result};
 use crate::show::remark;
@@ -45,10 +45,8 @@ pub(super) async fn run(context: &Context, verb: Bench) -> Result {
     let cluster = context.client.cluster().await;
     let cluster = cluster.map_err(|error| Failure::from(error).with_effect(Effect::Nothing))?;
     let plan = Arc::new(plan);
-    let queues = match Queues::prepare(&context.client, &plan).await {
-        Ok(queues) => queues,
-        Err(failure) => return Err(explained(context, failure).await),
-    };
+    let queues = Queues::prepare(&context.client, &plan).await;
+    let queues = queues.map_err(|failure| failure.with_effect(Effect::Repeatable))?;
     let load = LoadRun::new(context, &plan, interrupted);
     let counts = Arc::clone(&load.counts);
     let outcome = load.run().await;
@@ -89,13 +87,4 @@ fn interruption() -> watch::Receiver<bool> {
         std::future::pending::<()>().await;
     });
     interrupted
-}
-
-async fn explained(context: &Context, failure: Failure) -> Failure {
-    match failure {
-        Failure::Cluster { error, .. } => suggest::for_namespace(context, error)
-            .await
-            .with_effect(Effect::Repeatable),
-        other => other,
-    }
 }

@@ -160,7 +160,7 @@ fn advised(failure: Failure, node: u64) -> Failure {
         "NODE_LAGS" => failure.hint(format!(
             "wait for it with: ticketrail cluster promote {node} --wait"
         )),
-        "NODE_NOT_FOUND" | "NO_MAJORITY" => {
+        "NO_MAJORITY" => {
             failure.hint("see who belongs to it, and who is up: ticketrail cluster status")
         }
         "CHANGE_IN_PROGRESS" | "TRANSFER_FAILED" => {
