@@ -172,6 +172,7 @@ mod tests {
             "ticketrail backup --to b",
             "ticketrail --output json backup verify b",
             "ticketrail restore --from b --config node.toml --node-id 1",
+            "ticketrail top --output json --interval 5s",
             "ticketrail top --once --filter orders --sort in-flight",
             "ticketrail bench e2e -p 2 -c 2 --size 100 --duration 1s --warmup 0s --pids 1,2,3 --save a.json",
             "ticketrail bench publish --rate 1000 --queues 3 --keep --reuse",

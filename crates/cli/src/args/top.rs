@@ -8,10 +8,11 @@ use crate::units::parse_duration;
 
 /// Watch nodes and queues in the terminal: who leads, how far behind, how deep, how fast
 ///
-/// Keys: q quits, ? tells the others. Any node will do, and it goes on when that node is lost.
+/// Keys: q quits, ? tells the others. Any node will do, and it goes on when that node is lost. With --output json it
+/// needs no terminal and prints one object for each look.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Top {
-    /// Print one frame as text and end
+    /// Print one frame as text (one object with --output json) and end
     #[arg(long)]
     pub(crate) once: bool,
     /// How often to look; rates are those between two looks

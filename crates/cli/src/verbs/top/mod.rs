@@ -6,6 +6,7 @@
 //! Start reading at [`run`], then `view` and `watch`.
 
 mod draw;
+mod json;
 mod view;
 mod watch;
 
@@ -18,6 +19,7 @@ use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ratatui::text::Span;
 use tokio::sync::{mpsc, watch as channel};
+use tokio::time::MissedTickBehavior;
 
 use super::Context;
 use crate::args::Top;
@@ -43,17 +45,16 @@ pub(super) async fn run(context: &Context, args: Top) -> Result {
         let text = "--interval is 200ms at least and 1h at most";
         return Err(Failure::Usage(text.to_owned()));
     }
-    if context.show.is_json() {
-        let text = "top is for people: `ticketrail --output json queue list` and `cluster status` are for programs";
-        return Err(Failure::Usage(text.to_owned()));
-    }
     let view = View::new(args.sort, args.filter.clone());
     let watcher = Watcher::new(context, args.filter.clone(), usize::from(args.queues))?;
     if args.once {
         return once(context, watcher, &view, args.interval).await;
     }
+    if context.show.is_json() {
+        return objects(context, watcher, &view, args.interval).await;
+    }
     if !std::io::stdout().is_terminal() {
-        let text = "top draws on a terminal; --once prints one frame";
+        let text = "top draws on a terminal; --once prints one frame, --output json an object for each look";
         return Err(Failure::Usage(text.to_owned()));
     }
     interactive(watcher, view, args.interval).await
@@ -68,11 +69,37 @@ async fn once(context: &Context, mut watcher: Watcher, view: &View, interval: Du
         true => ratatui::crossterm::terminal::size().map_or(WIDTH, |(width, _)| width),
         false => WIDTH,
     };
-    context.show.line(&frame(&seen, view, width))?;
+    match context.show.is_json() {
+        true => context.show.json(&json::object(&seen, view))?,
+        false => context.show.line(&frame(&seen, view, width))?,
+    }
     match seen.failure() {
         // It was only read.
         Some(error) => Err(Failure::from(error.clone()).with_effect(Effect::Incomplete)),
         None => Ok(()),
+    }
+}
+
+/// One object for each look, until somebody ends it or nobody reads it.
+async fn objects(
+    context: &Context,
+    mut watcher: Watcher,
+    view: &View,
+    interval: Duration,
+) -> Result {
+    let mut stop = std::pin::pin!(signals::to_stop());
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = &mut stop => return Ok(()),
+        }
+        let seen = tokio::select! {
+            seen = watcher.look() => seen,
+            () = &mut stop => return Ok(()),
+        };
+        context.show.json(&json::object(&seen, view))?;
     }
 }
 
