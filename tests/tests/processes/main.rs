@@ -43,6 +43,7 @@ mod partitions;
 mod python;
 mod real_input;
 mod rolling;
+mod settings;
 mod stops;
 mod systemd;
 mod top;

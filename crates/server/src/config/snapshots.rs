@@ -10,16 +10,16 @@ const MIB: u64 = 1 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenSnapshots {
-    /// A snapshot file is made when so many bytes were applied since the last (default 1 GiB, 1 MiB to
+    /// A snapshot file is made when so many bytes were applied since the last (default 1 GiB; 1 MiB to
     /// 1 TiB).
     pub every_bytes: Option<u64>,
-    /// Log that is kept for nodes which lag, in bytes (default 1 GiB, 1 MiB to 1 TiB); one that lags
-    /// further gets a snapshot.
+    /// Log that is kept for nodes which lag, in bytes; one that lags further gets a snapshot (default 1 GiB;
+    /// 1 MiB to 1 TiB).
     pub log_bytes_kept: Option<u64>,
-    /// What a node fetches of a snapshot per second at most (default 128 MiB, at least 64 KiB).
+    /// Bytes that a node fetches of a snapshot per second at most (default 128 MiB; 64 KiB to 1 TiB).
     pub fetch_bytes_per_second: Option<u64>,
-    /// A snapshot that is read by a peer or a backup is kept until so many bytes were applied meanwhile
-    /// (default 8 GiB, 64 MiB to 1 TiB); a slower reader has to start again.
+    /// A snapshot that is read by a peer or a backup is kept until so many bytes were applied meanwhile;
+    /// a slower reader has to start again (default 8 GiB; 64 MiB to 1 TiB).
     pub hold_bytes_max: Option<u64>,
 }
 

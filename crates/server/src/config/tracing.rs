@@ -9,8 +9,8 @@ use super::validated::{invalid, is_address};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenTracing {
-    /// The collector that spans of sampled messages are sent to, as OTLP over gRPC: `http://host:port`
-    /// (default: nowhere). For programs that were built with the feature `otlp`.
+    /// The collector that spans of sampled messages are sent to, as OTLP over gRPC: `http://host:port`. For
+    /// programs that were built with the feature `otlp` (default nowhere).
     pub otlp_endpoint: Option<String>,
 }
 

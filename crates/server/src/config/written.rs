@@ -9,30 +9,33 @@ use super::{ConfigError, WrittenSnapshots, WrittenTracing};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenConfig {
-    /// Number of this node, 1 or more; never used again once its disk is gone.
+    /// Number of this node; never used again once its disk is gone (required; at least 1).
     pub node_id: Option<u64>,
-    /// Where clients are served, `host:port`.
+    /// Where clients are served, `host:port` (required).
     pub listen: Option<String>,
-    /// Where other nodes are served, `host:port`.
+    /// Where other nodes are served, `host:port`; peers are trusted, so keep it away from clients
+    /// (required).
     pub peer_listen: Option<String>,
-    /// Folder of everything that this node keeps.
+    /// Folder of everything that this node keeps (required).
     pub data_dir: Option<PathBuf>,
-    /// Whether server reflection is on (default: yes).
+    /// Whether clients may ask the server for its protos (default `true`).
     pub reflection: Option<bool>,
     /// The first members, alike on each of them: `1=PEER_HOST:PORT@CLIENT_HOST:PORT,2=...`. Used by
-    /// the very first start only.
+    /// the very first start only (default none).
     pub bootstrap: Option<String>,
     /// Identity of the cluster, 32 hexadecimal digits, alike on all nodes; used by the very first
-    /// start only. Made from `bootstrap` where it is not given: give a random one where the same
-    /// addresses have served another cluster before.
+    /// start only. Give a random one where the same addresses have served another cluster before
+    /// (default made from `bootstrap`; 32 hexadecimal digits, not all 0).
     pub cluster_id: Option<String>,
-    /// Members to come in through, as clients reach them: `host:port,...`. For a node with a new id.
+    /// Members to come in through, as clients reach them, instead of `bootstrap`: `host:port,...`. For a
+    /// node with a new id (default none).
     pub join: Option<String>,
-    /// With `join`: follow and never vote (default: no).
+    /// With `join`: follow and never vote (default `false`).
     pub learner: Option<bool>,
-    /// Where clients reach this node, `host:port` (default: `listen`). For a node that joins.
+    /// Where clients reach this node, `host:port`. For a node that joins, or moved (default `listen`).
     pub advertise: Option<String>,
-    /// Where other nodes reach this node, `host:port` (default: `peer_listen`). For a node that joins.
+    /// Where other nodes reach this node, `host:port`. For a node that joins, or moved
+    /// (default `peer_listen`).
     pub peer_advertise: Option<String>,
     /// Bounds of what clients may send.
     #[serde(default)]
@@ -62,7 +65,7 @@ pub struct WrittenConfig {
 #[serde(deny_unknown_fields)]
 pub struct WrittenStorage {
     /// Bytes of settled messages that may stay because others in the same file do, before those are
-    /// moved together (default 1 GiB, at least 64 MiB).
+    /// moved together (default 1 GiB; at least 64 MiB).
     pub dead_bytes_max: Option<u64>,
 }
 
@@ -70,7 +73,7 @@ pub struct WrittenStorage {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenStop {
-    /// How long calls and streams have to end, in milliseconds (default 10,000; 1,000..600,000).
+    /// How long calls and streams have to end, in milliseconds (default 10,000; 1,000 to 600,000).
     pub timeout_ms: Option<u64>,
 }
 
@@ -78,9 +81,9 @@ pub struct WrittenStop {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenLog {
-    /// How a line looks: `text` or `json` (default: text).
+    /// How a line looks: for people or one JSON object (default `text`; `text` or `json`).
     pub format: Option<String>,
-    /// Which lines are written: a level, or directives such as `info,ticketrail_raft=debug` (default:
+    /// Which lines are written: a level, or directives such as `info,ticketrail_raft=debug` (default
     /// `info,openraft=warn`).
     pub filter: Option<String>,
 }
@@ -89,11 +92,11 @@ pub struct WrittenLog {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenMetrics {
-    /// Where `/metrics`, `/healthz` and `/readyz` are served over plain HTTP, `host:port` (default:
+    /// Where `/metrics`, `/healthz` and `/readyz` are served over plain HTTP, `host:port` (default
     /// nowhere).
     pub listen: Option<String>,
-    /// Queues that have series of their own, the oldest; all others are summed up (default 1,000, at
-    /// most 20,000).
+    /// Queues that have series of their own, the oldest; all others are summed up (default 1,000;
+    /// 0 to 20,000).
     pub queues_max: Option<usize>,
 }
 
@@ -101,33 +104,39 @@ pub struct WrittenMetrics {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenLimits {
-    /// Largest body in bytes (default 1 MiB, at most 16 MiB).
+    /// Largest body in bytes (default 1 MiB; 1 B to 16 MiB).
     pub body_bytes_max: Option<usize>,
-    /// Most messages of a batch (default 100, at most 1,000).
+    /// Most messages of a batch (default 100; 1 to 1,000).
     pub batch_messages_max: Option<usize>,
-    /// Most bytes of a batch (default 4 MiB, at most 16 MiB).
+    /// Most bytes of a batch (default 4 MiB; 1 MiB to 16 MiB, never less than `body_bytes_max`).
     pub batch_bytes_max: Option<usize>,
-    /// Bytes of publishes under way (default 64 MiB).
+    /// Bytes of publishes under way; a quarter is for unary calls alone (default 64 MiB; at least 24 MiB,
+    /// four of the largest requests).
     pub publish_bytes_max: Option<u32>,
-    /// Bytes of publishes under way on one connection (default 32 MiB).
+    /// Bytes of publishes under way on one connection (default 32 MiB; at least 24 MiB, four of the largest
+    /// requests).
     pub connection_bytes_max: Option<u32>,
-    /// Bytes of all other requests under way (default 32 MiB).
+    /// Bytes of all other requests under way (default 32 MiB; at least 6 MiB, the largest request).
     pub reserved_bytes_max: Option<u32>,
-    /// Resident memory at which publishes are refused (default 60 % of the machine's).
+    /// Resident memory in bytes at which publishes are refused (default 60 % of the machine's or its control
+    /// group's; at least 256 MiB).
     pub memory_bytes_max: Option<u64>,
-    /// Free bytes of the disk below which publishes are refused (default 512 MiB).
+    /// Free bytes of the disk below which publishes are refused (default 512 MiB; at least 0 B).
     pub disk_free_bytes_min: Option<u64>,
-    /// The same in percent of the disk; the larger counts (default 1).
+    /// The same in percent of the disk; the larger counts (default 1; 0 to 90).
     pub disk_free_percent_min: Option<u8>,
-    /// Committed entries that are not applied yet at which publishes are refused (default 4,096).
+    /// Committed entries that are not applied yet at which publishes are refused (default 4,096; at
+    /// least 1).
     pub apply_lag_entries_max: Option<u32>,
-    /// Connections of clients (default 16,384).
+    /// Connections of clients; the process needs as many open files (default 16,384; at least 1).
     pub connections_max: Option<u32>,
-    /// Open publish streams (default 8,192, or as many as the memory allows).
+    /// Open publish streams (default 8,192, or as many as the memory allows; at least 1, at most 512 per GiB
+    /// of `memory_bytes_max`).
     pub publish_streams_max: Option<u32>,
-    /// Open consume streams (default 16,384, or as many as the memory allows).
+    /// Open consume streams (default 16,384, or as many as the memory allows; at least 1, at most 512 per GiB
+    /// of `memory_bytes_max`).
     pub consumers_max: Option<u32>,
-    /// Calls that wait for messages (default 16,384).
+    /// Calls that wait for messages (default 16,384; at least 1).
     pub long_polls_max: Option<u32>,
 }
 
