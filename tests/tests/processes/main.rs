@@ -30,6 +30,7 @@ mod cut_off;
 mod dead_letters;
 mod dedup;
 mod divergence;
+mod docs;
 mod examples;
 mod failover;
 mod full_disk;

@@ -1,17 +1,17 @@
 //! `ticketrail top`: one frame as text, and in a terminal, through the death of the node that it came in by.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+mod picture;
+mod terminal;
+
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 
+use serde_json::Value;
 use ticketrail_tests::cluster::producer::{item, publish};
-use ticketrail_tests::cluster::{Cluster, Producer, Program, secs, until};
-use tokio::process::{Child, Command};
+use ticketrail_tests::cluster::{Cluster, Producer, Program, secs};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
 
-const WIDTH: usize = 100;
-const HEIGHT: usize = 24;
+use self::terminal::Terminal;
 
 async fn once(endpoints: &str, line: &str) -> (Option<i32>, String, String) {
     let mut command = Command::new(Program::Product.path());
@@ -31,191 +31,25 @@ async fn once(endpoints: &str, line: &str) -> (Option<i32>, String, String) {
     )
 }
 
-/// `ticketrail top` in a terminal of its own.
-struct Terminal {
-    child: Child,
-    keys: File,
-    screen: Arc<Mutex<Screen>>,
-}
-
-impl Terminal {
-    fn start(endpoints: &str) -> Self {
-        let (master, slave) = pseudo_terminal();
-        let mut command = Command::new(Program::Product.path());
-        command
-            .arg("top")
-            .args(["--interval", "200ms"])
-            .env("TICKETRAIL_ENDPOINTS", endpoints)
-            .env("TERM", "xterm")
-            .stdin(slave.try_clone().unwrap())
-            .stdout(slave.try_clone().unwrap())
-            .stderr(slave)
-            .kill_on_drop(true);
-        // SAFETY: both calls may be made between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                let begun = libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0;
-                match begun {
-                    true => Ok(()),
-                    false => Err(std::io::Error::last_os_error()),
-                }
-            });
-        }
-        let child = command.spawn().unwrap();
-        let screen = Arc::new(Mutex::new(Screen::default()));
-        let (mut output, shown) = (File::from(master), Arc::clone(&screen));
-        let keys = output.try_clone().unwrap();
-        // Ends with the terminal's last process.
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4_096];
-            while let Ok(count @ 1..) = output.read(&mut bytes) {
-                shown.lock().unwrap().take(&bytes[..count]);
-            }
-        });
-        Self {
-            child,
-            keys,
-            screen,
-        }
+async fn three_looks_are_three_objects(endpoints: &str) {
+    let mut command = Command::new(Program::Product.path());
+    command
+        .args(["top", "--output", "json", "--interval", "200ms"])
+        .env("TICKETRAIL_ENDPOINTS", endpoints)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..3 {
+        let line = tokio::time::timeout(secs(20), lines.next_line()).await;
+        let line = line.expect("an object in time").unwrap().unwrap();
+        let object: Value = serde_json::from_str(&line).unwrap();
+        assert!(object["queues"].is_array(), "{object}");
     }
-
-    fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    async fn shows(&self, what: &str, shows: impl Fn(&str) -> bool) {
-        until(what, secs(20), async || {
-            let screen = self.screen.lock().unwrap().text();
-            if shows(&screen) {
-                Ok(())
-            } else {
-                Err(Frame(screen))
-            }
-        })
-        .await;
-    }
-}
-
-/// A screen as it looks, where a test fails.
-struct Frame(String);
-
-impl std::fmt::Debug for Frame {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "\n{}", self.0)
-    }
-}
-
-fn pseudo_terminal() -> (OwnedFd, OwnedFd) {
-    let (mut master, mut slave) = (-1, -1);
-    let size = libc::winsize {
-        ws_row: HEIGHT as u16,
-        ws_col: WIDTH as u16,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    let (name, settings) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: all pointers are to our own variables or null, which it allows.
-    let made = unsafe {
-        libc::openpty(
-            &raw mut master,
-            &raw mut slave,
-            name,
-            settings,
-            (&raw const size).cast_mut(),
-        )
-    };
-    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
-    // Only the child keeps its end: SAFETY: both are open, and nobody else's.
-    unsafe {
-        libc::fcntl(master, libc::F_SETFD, libc::FD_CLOEXEC);
-        libc::fcntl(slave, libc::F_SETFD, libc::FD_CLOEXEC);
-        (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave))
-    }
-}
-
-/// As much of a terminal as the program uses: it writes, moves, clears, and switches screens.
-struct Screen {
-    cells: Vec<Vec<char>>,
-    at: (usize, usize),
-    rest: Vec<u8>,
-    /// It is on the screen that is not the shell's.
-    alternate: bool,
-}
-
-impl Default for Screen {
-    fn default() -> Self {
-        Self {
-            cells: vec![vec![' '; WIDTH]; HEIGHT],
-            at: (0, 0),
-            rest: Vec::new(),
-            alternate: false,
-        }
-    }
-}
-
-impl Screen {
-    fn take(&mut self, bytes: &[u8]) {
-        self.rest.extend_from_slice(bytes);
-        let whole = match std::str::from_utf8(&self.rest) {
-            Ok(text) => text.len(),
-            Err(error) => error.valid_up_to(),
-        };
-        let rest = self.rest.split_off(whole);
-        let taken = std::mem::replace(&mut self.rest, rest);
-        let text = String::from_utf8(taken).unwrap();
-        let mut left = text.as_str();
-        while let Some(character) = left.chars().next() {
-            if character != '\x1b' {
-                self.write(character);
-                left = &left[character.len_utf8()..];
-                continue;
-            }
-            let end = left.find(|c: char| c.is_ascii_alphabetic());
-            let Some(end) = end else {
-                // Half a sequence: the rest comes.
-                self.rest.splice(0..0, left.bytes());
-                return;
-            };
-            self.sequence(&left[1..=end]);
-            left = &left[end + 1..];
-        }
-    }
-
-    fn write(&mut self, character: char) {
-        let (line, column) = self.at;
-        match character {
-            '\r' => self.at.1 = 0,
-            '\n' => self.at.0 += 1,
-            _ => {
-                if let Some(cell) = self
-                    .cells
-                    .get_mut(line)
-                    .and_then(|line| line.get_mut(column))
-                {
-                    *cell = character;
-                }
-                self.at.1 += 1;
-            }
-        }
-    }
-
-    fn sequence(&mut self, sequence: &str) {
-        match sequence {
-            "[?1049h" => self.alternate = true,
-            "[?1049l" => self.alternate = false,
-            "[2J" => self.cells = Self::default().cells,
-            _ => {}
-        }
-        if let Some(place) = sequence.strip_prefix('[').and_then(|s| s.strip_suffix('H')) {
-            let mut numbers = place.split(';').map(|n| n.parse().unwrap_or(1_usize) - 1);
-            self.at = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        }
-    }
-
-    fn text(&self) -> String {
-        let line = |line: &Vec<char>| line.iter().collect::<String>().trim_end().to_owned();
-        self.cells.iter().map(line).collect::<Vec<_>>().join("\n")
-    }
+    // Nobody reads on: it ends by itself, and quietly.
+    drop(lines);
+    let status = tokio::time::timeout(secs(20), child.wait()).await;
+    assert!(status.expect("an end in time").unwrap().success());
 }
 
 /// What a line of the screen says, without its blanks.
@@ -259,6 +93,16 @@ async fn it_shows_nodes_and_queues_and_goes_on_when_its_node_dies() {
         frame.contains("mail") && !frame.contains("orders"),
         "{frame}"
     );
+    // For programs: one object, or one for each look.
+    let (code, object, _) = once(cluster.address(leader), "--output json").await;
+    let object: Value = serde_json::from_str(&object).unwrap();
+    assert_eq!((code, &object["leader_node_id"]), (Some(0), &leader.into()));
+    assert_eq!(object["nodes"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        (&object["queues"][0]["name"], &object["queues"][0]["ready"]),
+        (&"orders".into(), &2.into())
+    );
+    three_looks_are_three_objects(cluster.address(leader)).await;
     // It draws on nothing but a terminal.
     let mut piped = Command::new(Program::Product.path());
     assert_eq!(
@@ -299,14 +143,12 @@ async fn it_shows_nodes_and_queues_and_goes_on_when_its_node_dies() {
     terminal
         .shows("the keys", |screen| screen.contains("sort by name"))
         .await;
-    assert!(terminal.screen.lock().unwrap().alternate);
+    assert!(terminal.is_alternate());
     terminal.press("q");
     let status = tokio::time::timeout(secs(10), terminal.child.wait()).await;
     assert!(status.expect("an end in time").unwrap().success());
     terminal
-        .shows("the shell again", |_| {
-            !terminal.screen.lock().unwrap().alternate
-        })
+        .shows("the shell again", |_| !terminal.is_alternate())
         .await;
 
     // With nobody left, it says so.
