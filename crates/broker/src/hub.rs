@@ -349,7 +349,7 @@ impl AppliedSink for Hub {
     }
 
     fn polls(&self) -> bool {
-        !lock(&self.polls).is_empty()
+        self.polling() > 0
     }
 }
 

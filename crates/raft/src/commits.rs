@@ -26,8 +26,15 @@ const HELD_MAX: Duration = Duration::from_millis(5);
 /// What is waited for on the peers.
 #[derive(Default)]
 pub(crate) struct Commits {
-    peers: Mutex<BTreeMap<NodeId, Waited>>,
+    state: Mutex<State>,
     changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    peers: BTreeMap<NodeId, Waited>,
+    /// The newest entry that concerns whoever is in a long poll.
+    ready: u64,
 }
 
 #[derive(Default)]
@@ -38,48 +45,61 @@ struct Waited {
     polls: bool,
 }
 
+impl Waited {
+    fn up_to(&mut self, index: u64) {
+        self.upto = self.upto.max(index);
+    }
+}
+
 impl Commits {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Waited>> {
-        self.peers.lock().expect("no panic under this lock")
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under this lock")
     }
 
     /// An entry was applied here: who waits for it is told soon.
     pub(crate) fn applied(&self, index: u64, origins: &[Option<Origin>], events: &[Event]) {
-        let mut peers = self.lock();
+        let mut state = self.lock();
         let mut last = None;
         let waiting = origins.iter().flatten().map(|origin| origin.node);
         for node in waiting.chain(events.iter().filter_map(owner)) {
             if last != Some(node) {
-                peers.entry(node).or_default().upto = index;
+                state.peers.entry(node).or_default().up_to(index);
                 last = Some(node);
             }
         }
         if events.iter().any(|event| owner(event).is_none()) {
-            for waited in peers.values_mut().filter(|waited| waited.polls) {
-                waited.upto = index;
-            }
+            state.ready = index;
+            let polling = state.peers.values_mut().filter(|waited| waited.polls);
+            polling.for_each(|waited| waited.up_to(index));
         }
-        drop(peers);
+        drop(state);
         self.changed.notify_waiters();
     }
 
     /// Somebody on a peer reads what is committed up to there.
     pub(crate) fn read(&self, node: NodeId, index: u64) {
-        let mut peers = self.lock();
-        let waited = peers.entry(node).or_default();
-        waited.upto = waited.upto.max(index);
-        drop(peers);
+        self.lock().peers.entry(node).or_default().up_to(index);
         self.changed.notify_waiters();
     }
 
-    /// Whether somebody on a peer is in a long poll.
+    /// A peer said whether somebody there is in a long poll.
     pub(crate) fn polls(&self, node: NodeId, polls: bool) {
-        self.lock().entry(node).or_default().polls = polls;
+        let mut state = self.lock();
+        let ready = state.ready;
+        let waited = state.peers.entry(node).or_default();
+        let begins = polls && !waited.polls;
+        waited.polls = polls;
+        if begins {
+            // It may have begun before that entry, and be heard of after it.
+            waited.up_to(ready);
+            drop(state);
+            self.changed.notify_waiters();
+        }
     }
 
     fn is_waited_for(&self, node: NodeId, told: u64) -> bool {
-        let peers = self.lock();
-        peers.get(&node).is_some_and(|waited| waited.upto > told)
+        let waited = |state: &State| Some(state.peers.get(&node)?.upto);
+        waited(&self.lock()).is_some_and(|upto| upto > told)
     }
 
     /// Resolves when somebody on a peer that was told of commits up to `told` waits for more.
@@ -305,6 +325,12 @@ mod tests {
         line.commits.polls(PEER, true);
         line.commits.applied(3, &[None], &ready);
         assert_eq!(line.now(), Some((0, 3)), "a long poll");
+        line.commits.polls(PEER, false);
+        line.send(None, 4);
+        line.commits.applied(4, &[None], &ready);
+        assert_eq!(line.now(), None);
+        line.commits.polls(PEER, true);
+        assert_eq!(line.now(), Some((0, 4)), "one that is heard of late");
     }
 
     #[tokio::test(start_paused = true)]

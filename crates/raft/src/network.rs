@@ -181,7 +181,9 @@ impl Line {
             match line.call::<R>(target, kind, request, timeout).await? {
                 PeerResponse::AppendEntries(response) => {
                     line.compare(target, response.digest);
-                    line.shared.commits.polls(target, response.polls);
+                    // A peer of an earlier release does not say.
+                    let polls = response.polls.unwrap_or(true);
+                    line.shared.commits.polls(target, polls);
                     append_response(response)
                 }
                 _ => Err(nonsense("an answer of another kind")),

@@ -225,7 +225,7 @@ fn append_response<R: Runtime>(
     let mut response = peer::AppendEntriesResponse {
         header,
         digest: node.shared.digests.newest().map(codec::digest_to_peer),
-        polls: node.shared.polls(),
+        polls: Some(node.shared.polls()),
         ..Default::default()
     };
     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {

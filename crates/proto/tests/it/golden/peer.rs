@@ -122,7 +122,7 @@ fn replication() {
             digest: digest(),
             wall_clock_ms: 1_800_000_000_001,
             pressure: 0,
-            polls: false,
+            polls: None,
         },
     );
 }
