@@ -77,6 +77,7 @@ impl Broker {
             attempts: FuturesUnordered::new(),
             confirms: outgoing,
             next_sequence: None,
+            recovering: false,
         };
         PublishStream {
             frames: Some(frames),
@@ -166,29 +167,27 @@ struct Driver {
     confirms: mpsc::Sender<Confirm>,
     /// The sequence that follows the last frame that was confirmed without a gap.
     next_sequence: Option<u64>,
+    /// A frame of the window is lost: nothing new is sent until it went again.
+    recovering: bool,
 }
 
 impl Driver {
     async fn run(mut self, mut frames: mpsc::Receiver<Frame>) {
         let mut open = true;
         while open || !self.window.is_empty() {
-            let recovering = self
-                .window
-                .iter()
-                .any(|sent| matches!(sent.state, FrameState::Lost));
             tokio::select! {
                 biased;
                 Some((id, result)) = self.attempts.next(), if !self.attempts.is_empty() => {
                     self.note(id, result);
                 }
-                frame = frames.recv(), if open && !recovering => match frame {
+                frame = frames.recv(), if open && !self.recovering => match frame {
                     Some(frame) => self.send(frame),
                     None => open = false,
                 },
                 // All outcomes are known, and a frame among them goes again.
                 else => {}
             }
-            if self.attempts.is_empty() {
+            if self.recovering && self.attempts.is_empty() {
                 self.send_lost_again().await;
             }
             if self.confirm().await.is_err() {
@@ -239,6 +238,7 @@ impl Driver {
                 let counts = self.inner.hub.counts();
                 counts.note_confirm(&sent.frame.command, sent.frame.since);
             }
+            self.recovering |= matches!(state, FrameState::Lost);
             sent.state = state;
         }
     }
@@ -246,6 +246,7 @@ impl Driver {
     /// All outcomes are known: what was lost, and what was refused for the gap that this left, goes
     /// again, in order.
     async fn send_lost_again(&mut self) {
+        self.recovering = false;
         let mut gap = false;
         let mut again = Vec::new();
         for (place, sent) in self.window.iter_mut().enumerate() {
@@ -257,9 +258,6 @@ impl Driver {
                 sent.state = FrameState::Waiting;
                 again.push(place);
             }
-        }
-        if again.is_empty() {
-            return;
         }
         // Either way out of the pause the frames are tried again: the stream lives on.
         let _ = self.inner.before_again(Instant::now() + ATTEMPT_MAX).await;
@@ -280,6 +278,7 @@ impl Driver {
             if gap && !sent.closed_gap && self.next_sequence == Some(sent.frame.first_sequence) {
                 sent.closed_gap = true;
                 sent.state = FrameState::Lost;
+                self.recovering = true;
                 return Ok(());
             }
             let Some(Sent {
