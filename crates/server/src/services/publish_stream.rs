@@ -47,6 +47,7 @@ pub(super) async fn serve(
                 stream,
                 next_sequence,
                 under_way: VecDeque::new(),
+                messages: 0,
                 bytes: 0,
             };
             session.run(frames, &mut outbox).await
@@ -206,6 +207,8 @@ struct Session {
     next_sequence: NextSequence,
     /// Each frame that is not confirmed.
     under_way: VecDeque<UnderWay>,
+    /// Their messages and bytes.
+    messages: u64,
     bytes: u64,
 }
 
@@ -221,6 +224,9 @@ impl Session {
     async fn run(mut self, mut frames: Frames, outbox: &mut Out) -> Result<(), End> {
         let (mut open, mut leaving) = (true, false);
         let (alone, stopping) = (self.node.alone.clone(), self.node.stopping.clone());
+        // Made once: each takes a lock to begin and one to end.
+        let (ends, drains, is_alone) = (stopping.ends(), stopping.drains(), alone.begins());
+        tokio::pin!(ends, drains, is_alone);
         loop {
             if !open && self.under_way.is_empty() && outbox.is_empty() {
                 return match leaving {
@@ -231,9 +237,9 @@ impl Session {
             let takes = open && !outbox.is_full() && !self.flow.is_blocked();
             tokio::select! {
                 biased;
-                () = stopping.ends() => return Err(self.node.cut_off().into()),
-                () = alone.begins() => return Err(self.node.lost_quorum().into()),
-                () = stopping.drains(), if open => {
+                () = &mut ends => return Err(self.node.cut_off().into()),
+                () = &mut is_alone => return Err(self.node.lost_quorum().into()),
+                () = &mut drains, if open => {
                     // What is not read by now is never taken.
                     (open, leaving) = (false, true);
                     self.stream.finish();
@@ -301,9 +307,8 @@ impl Session {
         publishing: Publishing,
         share: Option<MessageShare>,
     ) -> Checked<()> {
-        let messages: u64 = self.under_way.iter().map(|frame| frame.messages).sum();
-        let over_messages = messages + count > u64::from(limits::STREAM_CREDIT_MESSAGES);
-        let over_bytes = messages > 0 && self.bytes + bytes > limits::STREAM_CREDIT_BYTES;
+        let over_messages = self.messages + count > u64::from(limits::STREAM_CREDIT_MESSAGES);
+        let over_bytes = self.messages > 0 && self.bytes + bytes > limits::STREAM_CREDIT_BYTES;
         if over_messages || over_bytes {
             let must = format!(
                 "within the credit: {} messages and {} bytes unconfirmed; wait for confirms",
@@ -318,6 +323,7 @@ impl Session {
             publishing,
             _share: share,
         });
+        self.messages += count;
         self.bytes += bytes;
         Ok(())
     }
@@ -349,6 +355,7 @@ impl Session {
                 };
             };
             if let Some(frame) = self.under_way.pop_front() {
+                self.messages -= frame.messages;
                 self.bytes -= frame.bytes;
                 frame.publishing.done(result.as_ref());
             }

@@ -72,14 +72,20 @@ impl<T: Send + 'static> Outbox<T> {
             self.sender.closed().await;
             return Err(Gone);
         }
-        let room = tokio::time::timeout_at(self.stuck_at(), self.sender.reserve()).await;
-        let Ok(room) = room else {
-            tracing::info!("a client does not read what waits for it and is cut off");
-            // Nobody else sets it.
-            let _ = self.last_word.set(cut_off().into_status());
-            return Err(Gone);
+        let stuck_at = self.stuck_at();
+        let room = match self.sender.try_reserve() {
+            Ok(room) => room,
+            Err(_) => {
+                let room = tokio::time::timeout_at(stuck_at, self.sender.reserve()).await;
+                let Ok(room) = room else {
+                    tracing::info!("a client does not read what waits for it and is cut off");
+                    // Nobody else sets it.
+                    let _ = self.last_word.set(cut_off().into_status());
+                    return Err(Gone);
+                };
+                room.map_err(|_| Gone)?
+            }
         };
-        let room = room.map_err(|_| Gone)?;
         self.waiting_since = None;
         if let Some(frame) = self.waiting.pop_front() {
             room.send(Ok(frame));

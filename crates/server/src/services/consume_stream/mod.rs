@@ -183,6 +183,9 @@ impl Session {
     async fn run(&mut self, frames: &mut Frames, outbox: &mut Out) -> Result<(), End> {
         let mut open = true;
         let (alone, stopping) = (self.node.alone.clone(), self.node.stopping.clone());
+        // Made once: each takes a lock to begin and one to end.
+        let (ends, drains, is_alone) = (stopping.ends(), stopping.drains(), alone.begins());
+        tokio::pin!(ends, drains, is_alone);
         loop {
             // Who acknowledges by taking may close its side and go on reading.
             let done = !open && (!self.auto_ack || self.phase.is_drained());
@@ -202,9 +205,9 @@ impl Session {
             let last = self.phase == Phase::Draining { stopped: true };
             tokio::select! {
                 biased;
-                () = stopping.ends() => return Err(self.node.cut_off().into()),
-                () = alone.begins() => return Err(self.node.lost_quorum().into()),
-                () = stopping.drains(), if self.phase == Phase::Delivering => self.leave_node(),
+                () = &mut ends => return Err(self.node.cut_off().into()),
+                () = &mut is_alone => return Err(self.node.lost_quorum().into()),
+                () = &mut drains, if self.phase == Phase::Delivering => self.leave_node(),
                 sent = outbox.advance() => sent?,
                 Some(did) = self.commands.next(), if !outbox.is_full() => self.did(did?, outbox),
                 frame = next_frame(frames), if takes_frames => match frame? {
