@@ -1,0 +1,46 @@
+//! What the page says around its tables.
+
+pub(super) const TITLE: &str = "\
+# Beside other brokers
+
+One machine, the same load, the same program for all: [README.md](README.md) tells how to run it again. This page is
+made from `results.json` by that program; nothing in it is written by hand.
+
+";
+
+pub(super) const SHORT: &str = "\
+Medians; in brackets the ratio to Ticketrail; the best in bold, whatever it promises. **Only the columns whose confirm
+waits for the disks of a majority promise the same as Ticketrail**: see [fsyncs](#fsyncs-as-strace-counts-them), which are
+counted, not believed.
+";
+
+pub(super) const FAIR: &str = "\
+A ratio above 1 is more: good for messages/s, bad for CPU, time and memory.
+";
+
+pub(super) const CLIENTS: &str = "\
+Clients are the Rust libraries of each system's users, in one process on the same machine, with what their manuals
+recommend: connections spread over all nodes, publisher confirms that are awaited later, many messages under way; RabbitMQ
+acknowledges with `multiple`, NATS pulls in batches from one durable consumer, Redis gets pipelines of XADD and of XACK with
+XREADGROUP, and its stream is trimmed once a second to the oldest unacknowledged entry. Ticketrail's producer is idempotent:
+what it sends again is stored once. Bodies are noise, so compression gains nothing.
+";
+
+pub(super) const NOT_COMPARABLE: &str = "\
+## What is not comparable, and why
+
+- **One machine.** All nodes and the load share its cores and its disk: a node's fsync waits for those of its peers, and no
+  network is in between. So this compares what the systems cost; it does not tell how fast three machines are.
+- **Confirms.** Ticketrail and RabbitMQ confirm after fsyncs of a majority, NATS only with `sync_interval: always`. NATS by
+  default trusts that not all nodes lose power together. Redis has no majority: `WAIT` is not part of a decision, and a
+  failover may lose what it confirmed.
+- **Acknowledgements.** In Ticketrail, RabbitMQ and NATS they are replicated like messages; here no client waits for
+  that (RabbitMQ and NATS would need another call for it). Redis answers each, and keeps acknowledged entries until they are
+  trimmed.
+- **Duplicates.** Ticketrail's publishers are idempotent; those of the others are not, as each is by default.
+- **Memory.** Redis holds all messages in memory by design. The page cache, which NATS, RabbitMQ and Ticketrail use, is
+  not counted for any.
+- **Redis in the failover test.** One node, or a primary with replicas but without Sentinel: nobody takes over by itself.
+- **Versions.** RabbitMQ and Redis are those of the Debian release that this ran on, not their newest.
+- **Short runs.** Seconds, not days: compaction and long backlogs are hardly in it.
+";
