@@ -3,28 +3,25 @@
 use std::collections::HashMap;
 use std::fs;
 
-/// CPU time of processes so far, and what they hold in memory now.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Used {
-    /// User and system time, of children too, also of those that ended.
-    pub(crate) cpu_us: f64,
-    /// Resident bytes of each root with its children.
-    pub(crate) resident_bytes: Vec<u64>,
+/// User and system time so far of the processes with these numbers and all that they started, also of those
+/// that ended.
+pub(crate) fn cpu_us_of(roots: &[u32]) -> f64 {
+    let children = children();
+    let all = roots.iter().flat_map(|root| tree(*root, &children));
+    all.filter_map(|pid| cpu_us(&pid.to_string())).sum()
 }
 
-/// What the processes with these numbers, and all that they started, use.
-pub(crate) fn used(roots: &[u32]) -> Used {
+/// Bytes in memory of each of these processes with all that it started. A page that several processes share is
+/// shared out among them: a fork that writes a file does not count twice.
+pub(crate) fn resident_bytes_of(roots: &[u32]) -> Vec<u64> {
     let children = children();
-    let mut used = Used::default();
-    for root in roots {
-        let mut resident = 0;
-        for pid in tree(*root, &children) {
-            used.cpu_us += cpu_us(&pid.to_string()).unwrap_or(0.0);
-            resident += resident_bytes(pid).unwrap_or(0);
-        }
-        used.resident_bytes.push(resident);
-    }
-    used
+    let of = |root: &u32| {
+        tree(*root, &children)
+            .into_iter()
+            .filter_map(resident_bytes)
+            .sum()
+    };
+    roots.iter().map(of).collect()
 }
 
 /// A process and all below it.
@@ -92,9 +89,10 @@ fn after_name(stat: &str) -> std::str::SplitWhitespace<'_> {
 }
 
 fn resident_bytes(pid: u32) -> Option<u64> {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * setting(libc::_SC_PAGESIZE) as u64)
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let share = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kib: u64 = share.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 fn setting(name: libc::c_int) -> f64 {
@@ -123,6 +121,6 @@ mod tests {
         child.kill().expect("it is ours");
         child.wait().expect("it is ours");
         assert!(found.contains(&child.id()), "{found:?}");
-        assert!(used(&[std::process::id()]).resident_bytes[0] > 0);
+        assert!(resident_bytes_of(&[std::process::id()])[0] > 0);
     }
 }

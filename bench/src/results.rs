@@ -67,7 +67,7 @@ pub(crate) struct Figures {
     /// Of the process that loads and measures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) client_cpu_us_per_message: Option<f64>,
-    /// CPUs that were busy with anything else: what is above a few hundredths disturbed the measurement.
+    /// CPUs that were busy with anything else. The kernel counts that coarsely: a few tenths are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) other_cores: Option<f64>,
     /// Of each node, at the end.

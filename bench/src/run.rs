@@ -91,7 +91,8 @@ impl Session<'_> {
                 continue;
             }
             // After a failure nobody knows what is left of them.
-            let mut servers = match running.take() {
+            let kept = running.take().filter(|_| !load.wants_new_servers());
+            let mut servers = match kept {
                 Some(servers) => servers,
                 None => self.start::<B>().await?,
             };

@@ -21,7 +21,7 @@ impl Begun {
     /// With so many messages counted so far.
     pub(super) fn now(servers: &Servers, messages: u64) -> Self {
         Self {
-            server_cpu_us: servers.used().cpu_us,
+            server_cpu_us: process_tree::cpu_us_of(&servers.pids()),
             own_cpu_us: process_tree::own_cpu_us(),
             machine_cpu_us: process_tree::machine_cpu_us(),
             messages,
@@ -32,8 +32,7 @@ impl Begun {
     /// The figures from then to now, with so many messages counted by now.
     pub(super) fn end(&self, servers: &Servers, messages: u64, body_bytes: usize) -> Figures {
         let seconds = self.at.elapsed().as_secs_f64();
-        let used = servers.used();
-        let server = used.cpu_us - self.server_cpu_us;
+        let server = process_tree::cpu_us_of(&servers.pids()) - self.server_cpu_us;
         let own = process_tree::own_cpu_us() - self.own_cpu_us;
         let machine = process_tree::machine_cpu_us() - self.machine_cpu_us;
         let messages = messages - self.messages;
@@ -45,8 +44,7 @@ impl Begun {
             server_cores: Some(server / 1e6 / seconds),
             client_cpu_us_per_message: Some(own / each),
             other_cores: Some((machine - server - own) / 1e6 / seconds),
-            resident_mib: used
-                .resident_bytes
+            resident_mib: process_tree::resident_bytes_of(&servers.pids())
                 .iter()
                 .map(|bytes| *bytes as f64 / MIB)
                 .collect(),

@@ -56,12 +56,12 @@ pub(crate) enum Load {
     Paced,
     /// Emptying a queue.
     Drain,
+    /// Whether a confirm waits for fsyncs, and of how many nodes.
+    Fsyncs,
     /// Kill -9 of the leader.
     Failover,
     /// A million messages in a queue.
     Queued,
-    /// Whether a confirm waits for fsyncs, and of how many nodes.
-    Fsyncs,
 }
 
 impl Load {
@@ -72,14 +72,19 @@ impl Load {
         Self::Sync1,
         Self::Paced,
         Self::Drain,
+        Self::Fsyncs,
         Self::Failover,
         Self::Queued,
-        Self::Fsyncs,
     ];
 
     /// Whether one round tells all.
     pub(crate) fn is_done_once(self) -> bool {
         matches!(self, Self::Queued | Self::Fsyncs)
+    }
+
+    /// Whether what other loads left in the servers would falsify it.
+    pub(crate) fn wants_new_servers(self) -> bool {
+        self == Self::Queued
     }
 
     pub(crate) fn title(self) -> &'static str {

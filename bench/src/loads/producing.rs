@@ -40,17 +40,18 @@ impl Producing {
         Ok(tasks)
     }
 
-    async fn run(self, publisher: impl Publisher) -> Result<()> {
+    async fn run(self, mut publisher: impl Publisher) -> Result<()> {
         let window = Semaphore::new(WINDOW as usize);
         let (sent, confirms) = mpsc::channel(WINDOW as usize);
-        let sending = self.send(publisher, &window, sent);
+        // Only borrowed: some libraries end what is unconfirmed together with their publisher.
+        let sending = self.send(&mut publisher, &window, sent);
         tokio::try_join!(sending, self.count(&window, confirms))?;
         Ok(())
     }
 
     async fn send(
         &self,
-        mut publisher: impl Publisher,
+        publisher: &mut impl Publisher,
         window: &Semaphore,
         sent: mpsc::Sender<(u32, Confirm)>,
     ) -> Result<()> {

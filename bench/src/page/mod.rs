@@ -61,6 +61,9 @@ fn section(results: &Results, load: Load) -> String {
     }
 }
 
+/// CPUs that were busy with something else: below it is the kernel's work and how it counts.
+const DISTURBED_CORES: f64 = 0.4;
+
 /// In the order of the enumeration.
 fn measured(results: &Results) -> impl Iterator<Item = System> {
     let was = |system: &System| results.measurements.iter().any(|one| one.system == *system);
@@ -138,6 +141,18 @@ fn failures(page: &mut String, results: &Results) -> Result<()> {
                 .iter()
                 .filter_map(|figures| figures.missing)
                 .sum::<u64>();
+            let others = results
+                .figures(system, load)
+                .into_iter()
+                .filter_map(|figures| figures.other_cores);
+            for cores in others.filter(|cores| *cores > DISTURBED_CORES) {
+                writeln!(
+                    lines,
+                    "- {}, {}: disturbed, {cores:.1} CPUs were busy with something else",
+                    system.title(),
+                    load.title()
+                )?;
+            }
             if missing > 0 {
                 writeln!(
                     lines,
@@ -149,7 +164,7 @@ fn failures(page: &mut String, results: &Results) -> Result<()> {
         }
     }
     if !lines.is_empty() {
-        writeln!(page, "## What failed\n\n{lines}")?;
+        writeln!(page, "## What failed, or was disturbed\n\n{lines}")?;
     }
     Ok(())
 }

@@ -48,12 +48,6 @@ const RESIDENT: Column<'_> = Column {
     better: None,
     figure: resident,
 };
-const OTHERS: Column<'_> = Column {
-    heading: "CPUs busy with anything else",
-    decimals: 2,
-    better: None,
-    figure: |figures| figures.other_cores,
-};
 const LATE: Column<'_> = Column {
     heading: "the clock's own p99 ms",
     decimals: 2,
@@ -66,23 +60,15 @@ pub(super) fn resident(figures: &Figures) -> Option<f64> {
 }
 
 pub(super) fn throughput(results: &Results, load: Load) -> String {
-    table(
-        results,
-        load,
-        &[RATE, MEGABYTES, CPU, OWN_CPU, RESIDENT, OTHERS],
-    )
+    table(results, load, &[RATE, MEGABYTES, CPU, OWN_CPU, RESIDENT])
 }
 
 pub(super) fn with_latencies(results: &Results, load: Load) -> String {
-    table(results, load, &[RATE, P50, P99, CPU, OWN_CPU, OTHERS])
+    table(results, load, &[RATE, P50, P99, CPU, OWN_CPU])
 }
 
 pub(super) fn paced(results: &Results) -> String {
-    table(
-        results,
-        Load::Paced,
-        &[P50, P99, CPU, OWN_CPU, LATE, OTHERS],
-    )
+    table(results, Load::Paced, &[P50, P99, CPU, OWN_CPU, LATE])
 }
 
 /// Each kill is a round of its own.

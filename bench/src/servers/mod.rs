@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::process_tree::{self, Used};
 use crate::system::System;
 use launch::{Launch, Process};
 
@@ -88,10 +87,6 @@ impl Servers {
     /// Where their data is.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
-    }
-
-    pub(crate) fn used(&self) -> Used {
-        process_tree::used(&self.pids())
     }
 
     /// SIGKILL, for the node and all that it started.
