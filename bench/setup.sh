@@ -15,6 +15,9 @@ if ! dpkg --status "${packages[@]}" >/dev/null 2>&1; then
     fi
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"
+    if command -v systemctl >/dev/null; then
+        systemctl disable --quiet rabbitmq-server redis-server || true
+    fi
 fi
 
 python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --upgrade \

@@ -160,17 +160,16 @@ pub(crate) async fn ready<B: Broker>(servers: &mut Servers) -> Result<()> {
 
 async fn probe<B: Broker>(servers: &Servers, queue: &str) -> Result<()> {
     let endpoints = servers.endpoints();
-    for endpoint in &endpoints {
-        B::connect(std::slice::from_ref(endpoint)).await?;
-    }
     let broker = B::connect(&endpoints).await?;
     broker.create_queue(queue).await?;
-    for place in 0..endpoints.len() {
-        let mut publisher = broker.publisher(queue, place).await?;
-        publisher
+    for endpoint in &endpoints {
+        // A node that is not of this cluster does not know the queue.
+        let only = B::connect(std::slice::from_ref(endpoint)).await?;
+        let mut publisher = only.publisher(queue, 0).await?;
+        let confirm = publisher
             .publish(vec![Bytes::from_static(b"ready")])
-            .await?
             .await?;
+        confirm.await?;
     }
     broker.delete_queue(queue).await
 }

@@ -31,8 +31,8 @@ struct Plan {
 
 struct NodePlan {
     launch: Launch,
-    /// Where its clients connect to.
-    endpoint: String,
+    /// Where its clients connect to; none for a node that serves no client.
+    endpoint: Option<String>,
 }
 
 pub(crate) struct Servers {
@@ -75,8 +75,8 @@ impl Servers {
     }
 
     pub(crate) fn endpoints(&self) -> Vec<String> {
-        let endpoints = self.plan.nodes.iter().map(|node| node.endpoint.clone());
-        endpoints.collect()
+        let nodes = self.plan.nodes.iter();
+        nodes.filter_map(|node| node.endpoint.clone()).collect()
     }
 
     /// The first process of each node.

@@ -41,7 +41,7 @@ pub(super) fn plan(folder: &Path, program: &Path, sync: Sync) -> Result<Plan> {
         fs::write(&config, text)?;
         let launch = Launch::new(program, folder.join(format!("node-{id}.log")))
             .arguments(["--config", &config.display().to_string()]);
-        let endpoint = format!("127.0.0.1:{}", CLIENTS + id);
+        let endpoint = Some(format!("127.0.0.1:{}", CLIENTS + id));
         Ok(NodePlan { launch, endpoint })
     };
     Ok(Plan {

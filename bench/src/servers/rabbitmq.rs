@@ -68,7 +68,7 @@ fn node(folder: &Path, id: u16) -> Result<NodePlan> {
         .variable("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", NO_BUSY_WAIT);
     Ok(NodePlan {
         launch,
-        endpoint: format!("127.0.0.1:{}", CLIENTS + id),
+        endpoint: Some(format!("127.0.0.1:{}", CLIENTS + id)),
     })
 }
 

@@ -21,7 +21,7 @@ pub(super) fn plan(folder: &Path, replicas: u16) -> Result<Plan> {
         if id > 1 {
             launch = launch.arguments(["--replicaof", &format!("127.0.0.1 {}", CLIENTS + 1)]);
         }
-        let endpoint = format!("127.0.0.1:{}", CLIENTS + id);
+        let endpoint = (id == 1).then(|| format!("127.0.0.1:{}", CLIENTS + id));
         Ok(NodePlan { launch, endpoint })
     };
     Ok(Plan {

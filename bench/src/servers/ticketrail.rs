@@ -23,7 +23,7 @@ pub(super) fn plan(folder: &Path, program: &Path) -> Result<Plan> {
             .arguments(["--data-dir", &data.display().to_string()]);
         NodePlan {
             launch,
-            endpoint: format!("http://127.0.0.1:{}", CLIENTS + id),
+            endpoint: Some(format!("http://127.0.0.1:{}", CLIENTS + id)),
         }
     });
     Ok(Plan {
