@@ -53,7 +53,7 @@ struct RunArguments {
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Measured seconds of each load that has no end of its own.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// The program of Ticketrail, a release build.
     #[arg(long, default_value = "../target/release/ticketrail")]

@@ -92,10 +92,11 @@ async fn open(client: &Client) -> Result<MultiplexedConnection> {
 }
 
 macro_rules! broker {
-    ($name:ident, $replicas:expr) => {
+    ($name:ident, $replicas:expr, $batch:expr) => {
         impl Broker for $name {
             type Publisher = RedisPublisher;
             type Subscriber = RedisSubscriber;
+            const BATCH: u32 = $batch;
 
             async fn connect(endpoints: &[String]) -> Result<Self> {
                 Ok(Self(Primary::connect(endpoints).await?))
@@ -129,8 +130,9 @@ macro_rules! broker {
     };
 }
 
-broker!(Redis, None);
-broker!(RedisWait, Some(1));
+broker!(Redis, None, 50);
+// A connection stands still during each WAIT, so the more stand before it the better.
+broker!(RedisWait, Some(1), 250);
 
 pub(crate) struct RedisPublisher {
     connection: MultiplexedConnection,

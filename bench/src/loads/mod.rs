@@ -19,6 +19,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::drivers::Broker;
+use crate::page::number;
 use crate::results::Figures;
 use crate::servers::Servers;
 
@@ -28,8 +29,6 @@ const CLIENTS: usize = 8;
 const WINDOW: u32 = 1_000;
 /// Unacknowledged messages of each consumer.
 const PREFETCH: u16 = 1_000;
-/// Messages that a publisher hands to its library in one go.
-const BATCH: u32 = 50;
 /// Body bytes, but for the drain.
 const BODY_BYTES: usize = 1_024;
 /// Load before each measurement.
@@ -109,7 +108,7 @@ impl Load {
                  {PREFETCH} unacknowledged ones each, {BODY_BYTES} B bodies, one queue; publishers pause while \
                  {} messages are in the system. A message counts when its consumer has it and has told its \
                  library to acknowledge it.",
-                flow::IN_SYSTEM_MAX
+                number(flow::IN_SYSTEM_MAX as f64, 0)
             ),
             Self::Publish => format!(
                 "{CLIENTS} publishers with at most {WINDOW} unconfirmed messages each, {BODY_BYTES} B bodies, one queue that \
@@ -130,7 +129,7 @@ impl Load {
             Self::Drain => format!(
                 "{} messages of {} B are queued, then {CLIENTS} consumers take and acknowledge them; from the first \
                  delivery to the last.",
-                drain::MESSAGES,
+                number(drain::MESSAGES as f64, 0),
                 drain::BODY_BYTES
             ),
             Self::Failover => format!(
@@ -142,7 +141,7 @@ impl Load {
             Self::Queued => format!(
                 "{} messages of {BODY_BYTES} B, published as above, lie in one queue; resident memory of all server \
                  processes {} s later. Filling stops after {} s.",
-                queued::MESSAGES,
+                number(queued::MESSAGES as f64, 0),
                 queued::SETTLE.as_secs(),
                 queued::FILL_MAX.as_secs()
             ),

@@ -8,6 +8,8 @@ mod summary;
 mod table;
 mod words;
 
+pub(crate) use series::number;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;

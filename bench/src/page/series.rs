@@ -42,7 +42,7 @@ impl Series {
 }
 
 /// With a comma between thousands.
-pub(super) fn number(value: f64, decimals: usize) -> String {
+pub(crate) fn number(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     let (whole, rest) = text
         .find('.')

@@ -22,7 +22,7 @@ pub(super) const CLIENTS: &str = "\
 Clients are the Rust libraries of each system's users, in one process on the same machine, with what their manuals
 recommend: connections spread over all nodes (RabbitMQ: to the node that leads the queue, which was faster), publisher confirms that are awaited later, many messages under way; RabbitMQ
 acknowledges with `multiple`, NATS pulls in batches from one durable consumer, Redis gets pipelines of XADD and of XACK with
-XREADGROUP, and its stream is trimmed once a second to the oldest unacknowledged entry. Ticketrail's producer is idempotent:
+XREADGROUP (WAIT follows 250 messages at once), and its stream is trimmed once a second to the oldest unacknowledged entry. Ticketrail's producer is idempotent:
 what it sends again is stored once. Bodies are noise, so compression gains nothing.
 ";
 
@@ -37,6 +37,8 @@ pub(super) const NOT_COMPARABLE: &str = "\
 - **Acknowledgements.** In Ticketrail, RabbitMQ and NATS they are replicated like messages; here no client waits for
   that (RabbitMQ and NATS would need another call for it). Redis answers each, and keeps acknowledged entries until they are
   trimmed.
+- **Delivery before the confirm.** Redis hands a message to a consumer when it is on the primary's disk, before a replica
+  has it; the others deliver what a majority has.
 - **Duplicates.** Ticketrail's publishers are idempotent; those of the others are not, as each is by default.
 - **Memory.** Redis holds all messages in memory by design. The page cache, which NATS, RabbitMQ and Ticketrail use, is
   not counted for any.
