@@ -55,7 +55,7 @@ impl System {
             }
             Self::NatsSync => {
                 "three nodes, JetStream stream with `replicas: 3`, file storage, work-queue retention, \
-                 `sync_interval: always`. A confirm: stored by a majority, each write fsynced first."
+                 `sync_interval: always`. A confirm: written and fsynced by a majority."
             }
             Self::Nats => {
                 "the same with the default `sync_interval` (2 min). A confirm: written by a majority, into the \

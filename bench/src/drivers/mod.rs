@@ -26,9 +26,6 @@ pub(crate) trait Broker: Sized + Send + Sync + 'static {
     type Publisher: Publisher;
     type Subscriber: Subscriber;
 
-    /// Messages that a publisher with a window hands to its library in one go.
-    const BATCH: u32 = 50;
-
     /// Uses these endpoints and no others; fails if the first of them does not answer.
     fn connect(endpoints: &[String]) -> impl Future<Output = Result<Self>> + Send;
 

@@ -92,11 +92,10 @@ async fn open(client: &Client) -> Result<MultiplexedConnection> {
 }
 
 macro_rules! broker {
-    ($name:ident, $replicas:expr, $batch:expr) => {
+    ($name:ident, $replicas:expr) => {
         impl Broker for $name {
             type Publisher = RedisPublisher;
             type Subscriber = RedisSubscriber;
-            const BATCH: u32 = $batch;
 
             async fn connect(endpoints: &[String]) -> Result<Self> {
                 Ok(Self(Primary::connect(endpoints).await?))
@@ -130,9 +129,8 @@ macro_rules! broker {
     };
 }
 
-broker!(Redis, None, 50);
-// A connection stands still during each WAIT, so the more stand before it the better.
-broker!(RedisWait, Some(1), 250);
+broker!(Redis, None);
+broker!(RedisWait, Some(1));
 
 pub(crate) struct RedisPublisher {
     connection: MultiplexedConnection,
@@ -158,7 +156,7 @@ impl Publisher for RedisPublisher {
         }
         let replicas = self.replicas;
         let mut connection = self.connection.clone();
-        // Spawned: nothing is sent before somebody polls, and the order is that of the first polls.
+        // Polled once here: nothing is sent before, and the order is that of the first polls.
         let mut sent = Box::pin(async move {
             let answers: Vec<u32> = pipeline.query_async(&mut connection).await?;
             if let Some(wanted) = replicas {

@@ -1,4 +1,4 @@
-//! Whether a confirm waits for a disk: counted from outside, whatever a system says of itself.
+//! Whether there is a sync for each confirm: counted from outside, whatever a system says of itself.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};

@@ -29,6 +29,8 @@ const CLIENTS: usize = 8;
 const WINDOW: u32 = 1_000;
 /// Unacknowledged messages of each consumer.
 const PREFETCH: u16 = 1_000;
+/// Messages that a publisher hands to its library in one go.
+const BATCH: u32 = 50;
 /// Body bytes, but for the drain.
 const BODY_BYTES: usize = 1_024;
 /// Load before each measurement.
@@ -104,7 +106,7 @@ impl Load {
     pub(crate) fn shape(self) -> String {
         match self {
             Self::EndToEnd => format!(
-                "{CLIENTS} publishers with at most {WINDOW} unconfirmed messages each, {CLIENTS} consumers with at most \
+                "{CLIENTS} publishers with at most {WINDOW} unconfirmed messages each, handed over in batches of {BATCH}, {CLIENTS} consumers with at most \
                  {PREFETCH} unacknowledged ones each, {BODY_BYTES} B bodies, one queue; publishers pause while \
                  {} messages are in the system. A message counts when its consumer has it and has told its \
                  library to acknowledge it.",
@@ -147,7 +149,8 @@ impl Load {
             ),
             Self::Fsyncs => format!(
                 "Each system under strace (which slows it down), {} s each under the loads of one synchronous \
-                 publisher and of publish only.",
+                 publisher and of publish only. One publisher waits for each confirm, so whoever syncs for each of them \
+                 syncs as often; the count does not show which of the two comes first.",
                 fsyncs::SECONDS.as_secs()
             ),
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::WINDOW;
+use super::{BATCH, WINDOW};
 use crate::drivers::{Broker, Confirm, Publisher};
 
 /// What publishers of one load share.
@@ -35,16 +35,16 @@ impl Producing {
         let mut tasks = JoinSet::new();
         for place in 0..publishers {
             let publisher = broker.publisher(queue, place).await?;
-            tasks.spawn(self.clone().run(publisher, B::BATCH));
+            tasks.spawn(self.clone().run(publisher));
         }
         Ok(tasks)
     }
 
-    async fn run(self, mut publisher: impl Publisher, batch: u32) -> Result<()> {
+    async fn run(self, mut publisher: impl Publisher) -> Result<()> {
         let window = Semaphore::new(WINDOW as usize);
         let (sent, confirms) = mpsc::channel(WINDOW as usize);
         // Only borrowed: some libraries end what is unconfirmed together with their publisher.
-        let sending = self.send(&mut publisher, batch, &window, sent);
+        let sending = self.send(&mut publisher, &window, sent);
         tokio::try_join!(sending, self.count(&window, confirms))?;
         Ok(())
     }
@@ -52,16 +52,15 @@ impl Producing {
     async fn send(
         &self,
         publisher: &mut impl Publisher,
-        batch: u32,
         window: &Semaphore,
         sent: mpsc::Sender<(u32, Confirm)>,
     ) -> Result<()> {
         let mut stop = self.stop.clone();
         loop {
             let room = async {
-                window.acquire_many(batch).await?.forget();
+                window.acquire_many(BATCH).await?.forget();
                 if let Some(in_system) = &self.in_system {
-                    in_system.acquire_many(batch).await?.forget();
+                    in_system.acquire_many(BATCH).await?.forget();
                 }
                 anyhow::Ok(())
             };
@@ -69,7 +68,7 @@ impl Producing {
                 room = room => room?,
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             }
-            let count = self.take(batch);
+            let count = self.take();
             if count == 0 || *self.stop.borrow() {
                 return Ok(());
             }
@@ -82,10 +81,10 @@ impl Producing {
     }
 
     /// So many of those that are left may be sent now.
-    fn take(&self, batch: u32) -> u32 {
-        let take = |left: u64| Some(left.saturating_sub(batch.into()));
+    fn take(&self) -> u32 {
+        let take = |left: u64| Some(left.saturating_sub(BATCH.into()));
         let before = self.left.fetch_update(Relaxed, Relaxed, take).unwrap_or(0);
-        before.min(batch.into()) as u32
+        before.min(BATCH.into()) as u32
     }
 
     async fn count(
@@ -114,7 +113,7 @@ pub(super) fn body(bytes: usize) -> Bytes {
     noise.take(bytes).collect()
 }
 
-/// Publishes so many messages; gives the time when the last one was confirmed, or `None` at the deadline.
+/// Publishes so many messages, or fewer until the deadline; returns when they are confirmed.
 pub(super) async fn fill<B: Broker>(
     broker: &B,
     queue: &str,

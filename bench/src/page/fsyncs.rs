@@ -22,7 +22,7 @@ pub(super) fn table(results: &Results) -> String {
     }
     let heading = [
         "system",
-        "a confirm waits for",
+        "who syncs for each confirm",
         "one publisher: syncs per confirm, by node",
         "publish only: confirms/s",
         "syncs/s, by node",
@@ -74,13 +74,13 @@ fn verdict(system: System, each: &[f64]) -> String {
     let syncing = each.iter().filter(|syncs| **syncs >= ONE_EACH).count();
     if syncing >= system.majority() {
         match system.nodes() {
-            1 => "the disk of its one node".to_owned(),
-            _ => "the disks of a majority".to_owned(),
+            1 => "its one node".to_owned(),
+            _ => "a majority".to_owned(),
         }
     } else if each.iter().all(|syncs| *syncs < NONE) {
-        "**no disk**".to_owned()
+        "**nobody**".to_owned()
     } else {
-        format!("**{syncing} of {} disks**", system.nodes())
+        format!("**{syncing} of {} nodes**", system.nodes())
     }
 }
 
@@ -91,12 +91,9 @@ mod tests {
     #[test]
     fn who_does_not_sync_is_told() {
         let of = |system, each: &[f64]| verdict(system, each);
-        assert_eq!(
-            of(System::Ticketrail, &[1.0, 0.98, 0.2]),
-            "the disks of a majority"
-        );
-        assert_eq!(of(System::NatsSync, &[2.0, 0.5, 0.5]), "**1 of 3 disks**");
-        assert_eq!(of(System::Nats, &[0.0, 0.01, 0.0]), "**no disk**");
-        assert_eq!(of(System::Redis, &[1.0]), "the disk of its one node");
+        assert_eq!(of(System::Ticketrail, &[1.0, 0.98, 0.2]), "a majority");
+        assert_eq!(of(System::NatsSync, &[2.0, 0.5, 0.5]), "**1 of 3 nodes**");
+        assert_eq!(of(System::Nats, &[0.0, 0.01, 0.0]), "**nobody**");
+        assert_eq!(of(System::Redis, &[1.0]), "its one node");
     }
 }
