@@ -9,10 +9,16 @@ use crate::call::Repeat;
 use crate::client::Client;
 use crate::convert;
 use crate::delivery::{Delivery, Receipt};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How many settlements one call carries.
 const SETTLE_ITEMS_MAX: usize = 1_000;
+/// The longest delay of a nack: a year, be it a leap year.
+pub(crate) const NACK_DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// The shortest extension of a lease.
+const EXTEND_MIN: Duration = Duration::from_millis(1);
+/// The longest extension of a lease.
+const EXTEND_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// What a [`Client::receive`] asks for.
 #[derive(Debug, Clone, Default)]
@@ -72,6 +78,20 @@ pub enum Settlement {
 }
 
 impl Settlement {
+    /// Refuses what the server would refuse: on a stream that would end the stream, with all that it holds.
+    pub(crate) fn check(self) -> Result<()> {
+        let message = match self {
+            Self::Nack(Some(delay)) if delay > NACK_DELAY_MAX => {
+                format!("the delay is {delay:?}; it must be 0..1 year")
+            }
+            Self::Extend(lease) if !(EXTEND_MIN..=EXTEND_MAX).contains(&lease) => {
+                format!("the lease is {lease:?}; it must be 1 ms..12 h")
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::invalid("INVALID_FIELD", message))
+    }
+
     pub(crate) fn kind(self) -> v1::SettleKind {
         match self {
             Self::Ack => v1::SettleKind::Ack,
@@ -218,6 +238,23 @@ mod tests {
         let (one, two) = (new_attempt_id(), new_attempt_id());
         assert_eq!(one.len(), 32);
         assert_ne!(one, two);
+    }
+
+    #[test]
+    fn durations_out_of_bounds_are_refused_here() {
+        let nanosecond = Duration::from_nanos(1);
+        let bounds = [
+            (Settlement::Nack(Some(NACK_DELAY_MAX)), true),
+            (Settlement::Nack(Some(NACK_DELAY_MAX + nanosecond)), false),
+            (Settlement::Nack(Some(Duration::ZERO)), true),
+            (Settlement::Extend(EXTEND_MIN), true),
+            (Settlement::Extend(EXTEND_MIN - nanosecond), false),
+            (Settlement::Extend(EXTEND_MAX), true),
+            (Settlement::Extend(Duration::MAX), false),
+        ];
+        for (settlement, is_good) in bounds {
+            assert_eq!(settlement.check().is_ok(), is_good, "{settlement:?}");
+        }
     }
 
     #[test]

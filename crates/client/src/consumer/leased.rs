@@ -75,9 +75,10 @@ impl Leased {
         self.settle(Settlement::Release)
     }
 
-    /// Settles it in this way; an [`Settlement::Extend`] only lets go of it.
+    /// Settles it in this way; an [`Settlement::Extend`] only lets go of it. So does a duration that is out of its
+    /// bounds: the answer is `INVALID_FIELD` then.
     pub fn settle(mut self, settlement: Settlement) -> Settling {
-        self.lease.settled = true;
+        self.lease.settled = settlement.check().is_ok();
         self.lease.wish(settlement)
     }
 
@@ -104,6 +105,11 @@ impl Leased {
 impl Lease {
     fn wish(&self, settlement: Settlement) -> Settling {
         let (reply, answer) = oneshot::channel();
+        if let Err(error) = settlement.check() {
+            // There is somebody to hear of it: `answer` is still here.
+            let _ = reply.send(Err(error));
+            return Settling { answer };
+        }
         let asker = Asker::Caller(reply);
         let wish = Wish::new(self.key, self.receipt.clone(), settlement, asker);
         self.shared.wish(wish);
@@ -165,8 +171,9 @@ impl Drop for Worked {
 ///
 /// # Errors
 ///
-/// `CLOSED` where the consumer ended before the answer came; the error of the last attempt where no node could be
-/// asked. Whether it was done is not known then.
+/// `INVALID_FIELD` where a duration is out of its bounds: then nothing was sent. `CLOSED` where the consumer ended
+/// before the answer came; the error of the last attempt where no node could be asked. Whether it was done is not known
+/// then.
 #[derive(Debug)]
 pub struct Settling {
     answer: oneshot::Receiver<Result<SettleOutcome>>,
@@ -178,5 +185,43 @@ impl Future for Settling {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = Pin::new(&mut self.answer).poll(context);
         answer.map(|answer| answer.unwrap_or_else(|_| Err(Error::closed("consumer"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ticketrail_proto::v1;
+    use tokio::time::Instant;
+
+    /// The only delivery of a consumer that holds it.
+    fn leased(shared: &Arc<Shared>) -> Leased {
+        let delivery = v1::Delivery {
+            delivery_id: 1,
+            receipt: "r".into(),
+            ..Default::default()
+        };
+        let mut state = shared.lock();
+        state.ledger.deliver(vec![delivery], Instant::now());
+        let (key, delivery) = state.ledger.take().unwrap();
+        drop(state);
+        Leased::new(key, delivery, shared.clone())
+    }
+
+    #[tokio::test]
+    async fn a_duration_out_of_bounds_is_answered_here_and_never_sent() {
+        let shared = Arc::new(Shared::default());
+        let leased = leased(&shared);
+        let receipt = leased.receipt().clone();
+        for extension in [Duration::ZERO, Duration::MAX] {
+            let error = leased.extend(extension).await.unwrap_err();
+            assert_eq!(error.reason(), "INVALID_FIELD");
+        }
+        assert!(shared.lock().ledger.leases().is_held(&receipt));
+        let error = leased.nack_after(Duration::MAX).await.unwrap_err();
+        assert_eq!(error.reason(), "INVALID_FIELD");
+        let mut state = shared.lock();
+        assert!(state.ledger.next_frame().is_empty());
+        assert!(!state.ledger.leases().is_held(&receipt), "it is let go of");
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use crate::receive::Settlement;
+use crate::receive::{NACK_DELAY_MAX, Settlement};
 
 type Cause = Box<dyn StdError + Send + Sync>;
 
@@ -43,9 +43,9 @@ impl Failure {
         Self { cause, settlement }
     }
 
-    /// To be tried again after this time (0..1 year, whole milliseconds) instead of the queue's backoff.
+    /// To be tried again after this time (whole milliseconds; a year where it is longer) instead of the queue's backoff.
     pub fn retry_after(cause: impl Into<Box<dyn StdError + Send + Sync>>, delay: Duration) -> Self {
-        let settlement = Settlement::Nack(Some(delay));
+        let settlement = Settlement::Nack(Some(delay.min(NACK_DELAY_MAX)));
         let cause = cause.into();
         Self { cause, settlement }
     }
@@ -97,6 +97,13 @@ mod tests {
         let later = Failure::retry_after("x", second);
         assert_eq!(later.settlement(), Settlement::Nack(Some(second)));
         assert_eq!(Failure::reject("x").settlement(), Settlement::Reject);
+    }
+
+    #[test]
+    fn a_delay_without_end_becomes_the_longest_that_is_allowed() {
+        let settlement = Failure::retry_after("x", Duration::MAX).settlement();
+        assert_eq!(settlement, Settlement::Nack(Some(NACK_DELAY_MAX)));
+        settlement.check().unwrap();
     }
 
     #[test]
