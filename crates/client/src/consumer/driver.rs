@@ -11,10 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::leases::extend_after;
-use super::ledger::Wish;
+use super::ledger::Call;
 use super::session::{SILENCE_MAX, Session, Stopped, ended};
 use super::{ConsumerBuilder, PREFETCH, Shared};
 use crate::call::UNREACHABLE_MAX;
@@ -30,6 +30,8 @@ const FRAMES_MAX: usize = 4;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long settling by receipt may hold up taking the session over, whose grace is limited.
 const SETTLE_FIRST_MAX: Duration = Duration::from_secs(2);
+/// How long the settlements of a call that reached no node wait for the next attempt.
+const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 /// How long the server may take to drain and end a stream.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -129,6 +131,10 @@ impl Driver {
 
     async fn finish(mut self, error: Option<Error>) {
         while self.by_receipt.join_next().await.is_some() {}
+        if error.is_none() {
+            // What could not be settled just before.
+            self.settle_by_receipt(DRAIN_TIMEOUT).await;
+        }
         if let (None, Some(error)) = (&self.opened, &error) {
             tracing::warn!(%error, reason = error.reason(), "consumer ended");
         }
@@ -310,34 +316,27 @@ impl Driver {
                 .send(Out::Settlement(v1::ConsumeSettlement { ranges }))
                 .await?;
         }
-        let strays = self.shared.lock().ledger.take_by_receipt();
-        if !strays.is_empty() {
-            let client = self.options.client.clone();
-            let settle = settle(
-                client,
-                self.options.queue.clone(),
-                self.shared.clone(),
-                strays,
-            );
-            self.by_receipt.spawn(settle);
-        }
+        self.call_by_receipt();
         Ok(())
+    }
+
+    /// Has settled by receipt what this stream does not know; `false` where there is nothing.
+    fn call_by_receipt(&mut self) -> bool {
+        let Some(call) = self.shared.lock().ledger.next_call() else {
+            return false;
+        };
+        let client = self.options.client.clone();
+        let queue = self.options.queue.clone();
+        self.by_receipt
+            .spawn(settle(client, queue, self.shared.clone(), call));
+        true
     }
 
     /// Settles by receipt what no stream has confirmed, before the leases are sent again.
     async fn settle_by_receipt(&mut self, at_most: Duration) {
-        let wishes = self.shared.lock().ledger.take_by_receipt();
-        if wishes.is_empty() {
+        if !self.call_by_receipt() {
             return;
         }
-        let client = self.options.client.clone();
-        let settle = settle(
-            client,
-            self.options.queue.clone(),
-            self.shared.clone(),
-            wishes,
-        );
-        self.by_receipt.spawn(settle);
         let all = async { while self.by_receipt.join_next().await.is_some() {} };
         // What is not done by then goes on in the background.
         let _ = tokio::time::timeout(at_most, all).await;
@@ -426,20 +425,26 @@ impl Driver {
     }
 }
 
-async fn settle(client: Client, queue: String, shared: Arc<Shared>, wishes: Vec<Wish>) {
-    let items: Vec<_> = wishes
-        .iter()
-        .map(|wish| (wish.receipt.clone(), wish.settlement))
-        .collect();
-    let result = client.settle(queue, items).await;
-    let mut state = shared.lock();
-    for (place, wish) in wishes.into_iter().enumerate() {
-        let outcome = match &result {
-            Ok(outcomes) => Ok(outcomes.get(place).copied().unwrap_or_default()),
-            Err(error) => Err(error.clone()),
-        };
-        state.ledger.answer(wish, outcome);
+/// Settles by receipt. What reached no node that could do it is wished again, unless the consumer is about to end.
+async fn settle(client: Client, queue: String, shared: Arc<Shared>, call: Call) {
+    let is_last = shared.lock().closing;
+    let result = client.settle(queue, call.items).await;
+    let again = !is_last && result.as_ref().is_err_and(may_settle_later);
+    if again {
+        tokio::time::sleep(SETTLE_PAUSE).await;
     }
+    let mut state = shared.lock();
+    match again {
+        true => state.ledger.call_again(call.number),
+        false => state.ledger.called(call.number, result),
+    }
+    drop(state);
+    shared.wished.notify_one();
+}
+
+/// A settlement may be repeated, so that an unknown outcome is no obstacle.
+fn may_settle_later(error: &Error) -> bool {
+    error.is_retryable() || error.code() == Code::DeadlineExceeded
 }
 
 fn stream_error(error: Error) -> End {
@@ -467,4 +472,52 @@ fn tell_broken(error: &Error, pause: Duration) {
         pause_ms = millis(pause),
         "consume stream broke; opening another one"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Consumer;
+    use super::*;
+    use crate::client::ClientOptions;
+    use crate::receive::Settlement;
+
+    /// A consumer whose work is done, and which has no stream; and what is to be settled by receipt.
+    async fn without_stream() -> (Consumer, Call) {
+        let mut consumer = Consumer::holding(1);
+        let (_, worked) = consumer.next().await.unwrap().unwrap().split();
+        consumer.shared.lock().ledger.stream_broke();
+        assert!(worked.settle(Settlement::Ack, false));
+        let call = consumer.shared.lock().ledger.next_call().unwrap();
+        (consumer, call)
+    }
+
+    async fn settle_at_nobody(shared: &Arc<Shared>, call: Call) {
+        let client = ClientOptions::new()
+            .timeout(Duration::from_secs(1))
+            .connect_lazy(["http://127.0.0.1:1"])
+            .unwrap();
+        settle(client, "orders".into(), shared.clone(), call).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_node_could_settle_is_settled_later() {
+        let (consumer, call) = without_stream().await;
+        let shared = &consumer.shared;
+        let items = call.items.clone();
+        settle_at_nobody(shared, call).await;
+        let mut state = shared.lock();
+        assert_eq!(state.ledger.summary().unanswered, 0);
+        assert_eq!(state.ledger.next_call().unwrap().items, items);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_it_is_told_that_nobody_knows() {
+        let (consumer, call) = without_stream().await;
+        let shared = &consumer.shared;
+        shared.lock().closing = true;
+        settle_at_nobody(shared, call).await;
+        let mut state = shared.lock();
+        assert_eq!(state.ledger.summary().unanswered, 1);
+        assert!(state.ledger.next_call().is_none());
+    }
 }

@@ -172,8 +172,8 @@ impl Drop for Worked {
 /// # Errors
 ///
 /// `INVALID_FIELD` where a duration is out of its bounds: then nothing was sent. `CLOSED` where the consumer ended
-/// before the answer came; the error of the last attempt where no node could be asked. Whether it was done is not known
-/// then.
+/// before the answer came: whether it was done is not known then. What another answer of the cluster says, such as
+/// `QUEUE_NOT_FOUND`. Where no node can be asked, it is tried again until the consumer ends.
 #[derive(Debug)]
 pub struct Settling {
     answer: oneshot::Receiver<Result<SettleOutcome>>,
@@ -190,28 +190,14 @@ impl Future for Settling {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Consumer;
     use super::*;
-    use ticketrail_proto::v1;
-    use tokio::time::Instant;
-
-    /// The only delivery of a consumer that holds it.
-    fn leased(shared: &Arc<Shared>) -> Leased {
-        let delivery = v1::Delivery {
-            delivery_id: 1,
-            receipt: "r".into(),
-            ..Default::default()
-        };
-        let mut state = shared.lock();
-        state.ledger.deliver(vec![delivery], Instant::now());
-        let (key, delivery) = state.ledger.take().unwrap();
-        drop(state);
-        Leased::new(key, delivery, shared.clone())
-    }
 
     #[tokio::test]
     async fn a_duration_out_of_bounds_is_answered_here_and_never_sent() {
-        let shared = Arc::new(Shared::default());
-        let leased = leased(&shared);
+        let mut consumer = Consumer::holding(1);
+        let leased = consumer.next().await.unwrap().unwrap();
+        let shared = consumer.shared().clone();
         let receipt = leased.receipt().clone();
         for extension in [Duration::ZERO, Duration::MAX] {
             let error = leased.extend(extension).await.unwrap_err();

@@ -31,6 +31,13 @@ pub(super) struct Wish {
     pub(super) asked: Instant,
 }
 
+/// A call that settles by receipt what the current stream does not know.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) number: u64,
+    pub(super) items: Vec<(Receipt, Settlement)>,
+}
+
 /// Who wants to know what became of a settlement.
 #[derive(Debug)]
 pub(super) enum Asker {
@@ -56,6 +63,9 @@ pub(super) struct Ledger {
     /// The number of the first frame in `sent`.
     first_frame: u64,
     exceptions: Vec<v1::SettleException>,
+    next_call: u64,
+    /// What is on its way by receipt, by the number of the call.
+    calls: HashMap<u64, Vec<Wish>>,
     finished: Finished,
     summary: WorkSummary,
 }
@@ -212,20 +222,51 @@ impl Ledger {
     }
 
     /// Wishes for deliveries that the current stream does not know: they go by receipt.
-    pub(super) fn take_by_receipt(&mut self) -> Vec<Wish> {
-        let (stay, go) = self
+    pub(super) fn next_call(&mut self) -> Option<Call> {
+        let (stay, go): (VecDeque<_>, VecDeque<_>) = self
             .wishes
             .drain(..)
             .partition(|wish| self.on_stream.contains_key(&wish.key));
         self.wishes = stay;
-        Vec::from(go)
+        if go.is_empty() {
+            return None;
+        }
+        self.next_call += 1;
+        let number = self.next_call;
+        let items = go
+            .iter()
+            .map(|wish| (wish.receipt.clone(), wish.settlement))
+            .collect();
+        self.calls.insert(number, go.into());
+        Some(Call { number, items })
+    }
+
+    /// What became of a call; its outcomes are in the order of its items.
+    pub(super) fn called(&mut self, number: u64, result: Result<Vec<SettleOutcome>>) {
+        let wishes = self.calls.remove(&number).unwrap_or_default();
+        for (place, wish) in wishes.into_iter().enumerate() {
+            let outcome = match &result {
+                Ok(outcomes) => Ok(outcomes.get(place).copied().unwrap_or_default()),
+                Err(error) => Err(error.clone()),
+            };
+            self.answer(wish, outcome);
+        }
+    }
+
+    /// A call reached no node that could do it: its leases are still held, and settled by the next call or, where the
+    /// session comes along, on the next stream.
+    pub(super) fn call_again(&mut self, number: u64) {
+        let wishes = self.calls.remove(&number).unwrap_or_default();
+        let later = std::mem::take(&mut self.wishes);
+        self.wishes = wishes.into_iter().chain(later).collect();
     }
 
     /// Everything that is not answered, at the end.
     pub(super) fn take_all(&mut self) -> Vec<Wish> {
         self.stream_broke();
         self.buffer.clear();
-        self.wishes.drain(..).collect()
+        let called = self.calls.drain().flat_map(|(_, wishes)| wishes);
+        self.wishes.drain(..).chain(called).collect()
     }
 
     /// Settlements are on their way on this stream.
@@ -401,9 +442,8 @@ mod tests {
         let _answer = ack(&mut ledger, &a);
         frame(&mut ledger);
         ledger.stream_broke();
-        let wishes = ledger.take_by_receipt();
-        assert_eq!(wishes.len(), 1);
-        assert_eq!(wishes[0].receipt, *a.1.receipt());
+        let call = ledger.next_call().unwrap();
+        assert_eq!(call.items, [(a.1.receipt().clone(), Settlement::Ack)]);
     }
 
     #[test]
@@ -432,7 +472,7 @@ mod tests {
         assert!(ledger.take().is_none());
         let _answer = ack(&mut ledger, &a);
         assert!(frame(&mut ledger).is_empty());
-        assert_eq!(ledger.take_by_receipt().len(), 1);
+        assert_eq!(ledger.next_call().unwrap().items.len(), 1);
         give(&mut ledger, &[(1, "b")]);
         assert!(
             ledger.take().is_some(),
@@ -456,6 +496,54 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_reached_nobody_keeps_its_lease_and_settles_on_the_next_stream() {
+        let mut ledger = opened(&[(1, "a")]);
+        let a = ledger.take().unwrap();
+        ledger.stream_broke();
+        let mut answer = ack(&mut ledger, &a);
+        let call = ledger.next_call().unwrap();
+        ledger.call_again(call.number);
+        assert!(answer.try_recv().is_err(), "nothing is known yet");
+        ledger.stream_opened(true);
+        give(&mut ledger, &[(1, "a"), (2, "b")]);
+        assert_eq!(ledger.take().unwrap().1.receipt().as_bytes(), "b");
+        assert!(ledger.take().is_none(), "done work is not handed out");
+        assert!(ledger.next_call().is_none());
+        assert_eq!(frame(&mut ledger), [(1, 1)]);
+        ledger.settled(settled(1, &[]));
+        assert_eq!(answer.try_recv().unwrap().unwrap(), SettleOutcome::Ok);
+    }
+
+    #[test]
+    fn the_outcomes_of_a_call_find_their_wishes() {
+        let mut ledger = opened(&[(1, "a"), (2, "b")]);
+        let taken: Vec<_> = std::iter::from_fn(|| ledger.take()).collect();
+        ledger.stream_broke();
+        let mut a = ack(&mut ledger, &taken[0]);
+        let mut b = ack(&mut ledger, &taken[1]);
+        let call = ledger.next_call().unwrap();
+        let outcomes = vec![SettleOutcome::Ok, SettleOutcome::LeaseLost];
+        ledger.called(call.number, Ok(outcomes));
+        assert_eq!(a.try_recv().unwrap().unwrap(), SettleOutcome::Ok);
+        assert_eq!(b.try_recv().unwrap().unwrap(), SettleOutcome::LeaseLost);
+    }
+
+    #[test]
+    fn a_call_that_is_under_way_at_the_end_is_not_forgotten() {
+        let mut ledger = opened(&[(1, "a")]);
+        let a = ledger.take().unwrap();
+        ledger.stream_broke();
+        let _answer = ack(&mut ledger, &a);
+        let call = ledger.next_call().unwrap();
+        let left = ledger.take_all();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].receipt, *a.1.receipt());
+        // Its answer comes too late, and harms nothing.
+        ledger.called(call.number, Ok(vec![SettleOutcome::Ok]));
+        assert!(ledger.take_all().is_empty());
+    }
+
+    #[test]
     fn lost_leases_are_not_shown_and_settle_by_receipt() {
         let mut ledger = opened(&[(1, "a"), (2, "b")]);
         let a = ledger.take().unwrap();
@@ -463,7 +551,7 @@ mod tests {
         assert!(ledger.take().is_none());
         let _answer = ack(&mut ledger, &a);
         assert!(frame(&mut ledger).is_empty());
-        assert_eq!(ledger.take_by_receipt().len(), 1);
+        assert_eq!(ledger.next_call().unwrap().items.len(), 1);
     }
 
     #[test]

@@ -266,3 +266,21 @@ impl Drop for Consumer {
         self.begin_close();
     }
 }
+
+#[cfg(test)]
+impl Consumer {
+    /// A consumer that was given so many deliveries, and has no node.
+    pub(crate) fn holding(deliveries: u64) -> Self {
+        use ticketrail_proto::v1::Delivery;
+        let delivery = |delivery_id: u64| Delivery {
+            delivery_id,
+            receipt: delivery_id.to_string().into(),
+            ..Default::default()
+        };
+        let shared = Arc::new(Shared::default());
+        let deliveries = (1..=deliveries).map(delivery).collect();
+        let now = tokio::time::Instant::now();
+        shared.lock().ledger.deliver(deliveries, now);
+        Self { shared, task: None }
+    }
+}
