@@ -25,6 +25,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::worker::{Failure, Job, Worker};
 use driver::Driver;
+pub(crate) use leased::Worked;
 pub use leased::{Leased, Settling};
 pub(crate) use shared::Shared;
 pub use tally::WorkSummary;

@@ -51,7 +51,7 @@ impl Shared {
         self.wished.notify_one();
     }
 
-    pub(super) fn end(&self, error: Option<Error>) {
+    pub(crate) fn end(&self, error: Option<Error>) {
         let mut state = self.lock();
         state.ended = true;
         state.error = error;

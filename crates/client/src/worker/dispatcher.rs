@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{Failure, Job};
-use crate::consumer::{Consumer, Leased};
+use crate::consumer::{Consumer, Leased, Worked};
+use crate::delivery::Delivery;
 use crate::error::Result;
 use crate::receive::Settlement;
 
@@ -84,7 +85,9 @@ where
             delivery_count: leased.delivery_count(),
         };
         let span = about.span();
-        let work = work(self.handler.clone(), leased, about);
+        // Here, since a task that is dropped before it ran still has to give its message back.
+        let (delivery, worked) = leased.split();
+        let work = work(self.handler.clone(), delivery, worked, about);
         self.running.spawn(work.instrument(span));
     }
 
@@ -119,12 +122,11 @@ struct About {
 }
 
 /// One call of the handler.
-async fn work<H, F>(handler: Arc<H>, leased: Leased, about: About)
+async fn work<H, F>(handler: Arc<H>, delivery: Delivery, worked: Worked, about: About)
 where
     H: Fn(Job) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
-    let (delivery, worked) = leased.split();
     let job = Job::new(delivery, worked.shared().clone());
     // Also where it panics before it has made its future.
     let called = async { handler(job).await };
@@ -196,4 +198,26 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
     let literal = panic.downcast_ref::<&str>().copied();
     let text = || panic.downcast_ref::<String>().map(String::as_str);
     literal.or_else(text).unwrap_or("not text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn a_handler_that_is_dropped_before_it_ran_gives_its_message_back() {
+        let mut consumer = Consumer::holding(1);
+        let leased = consumer.next().await.unwrap().unwrap();
+        let shared = consumer.shared().clone();
+        let handler = |_| std::future::pending();
+        let mut dispatcher = Dispatcher::new(consumer, "orders".into(), 1, SECOND, handler);
+        dispatcher.begin(leased);
+        dispatcher.running.abort_all();
+        ended(&mut dispatcher.running).await;
+        shared.end(None);
+        let summary = shared.summary();
+        assert_eq!((summary.begun, summary.unanswered), (1, 1), "it was asked");
+    }
 }
