@@ -22,6 +22,8 @@ pub(crate) struct Shared {
     pub(super) wished: Notify,
     /// Wakes [`Shared::watch_leases`].
     watched: Notify,
+    /// Cancelled after `State::ended` was set.
+    ended: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +63,12 @@ impl Shared {
         state.ledger.leases().lose_all();
         drop(state);
         self.delivered.wake();
+        self.ended.cancel();
+    }
+
+    /// Resolves when the consumer has ended: nothing more is delivered or settled.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// After the end the asker is dropped with the wish, and hears of it so.

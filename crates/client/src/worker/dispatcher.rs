@@ -64,11 +64,15 @@ where
 
     async fn take_until(&mut self, stop: CancellationToken) -> Result<()> {
         let mut stopped = std::pin::pin!(stop.cancelled());
+        let shared = self.consumer.shared().clone();
+        let mut consumer_ended = std::pin::pin!(shared.ended());
         loop {
             let has_room = self.running.len() < self.concurrency;
             tokio::select! {
                 biased;
                 () = &mut stopped => return Ok(()),
+                // Also while all are busy; `close` says why.
+                () = &mut consumer_ended => return Ok(()),
                 Some(_) = self.running.join_next() => {}
                 delivery = self.consumer.next(), if has_room => match delivery {
                     Some(delivery) => self.begin(delivery?),
@@ -203,6 +207,8 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
+    use std::future::pending;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -211,7 +217,7 @@ mod tests {
         let mut consumer = Consumer::holding(1);
         let leased = consumer.next().await.unwrap().unwrap();
         let shared = consumer.shared().clone();
-        let handler = |_| std::future::pending();
+        let handler = |_| pending();
         let mut dispatcher = Dispatcher::new(consumer, "orders".into(), 1, SECOND, handler);
         dispatcher.begin(leased);
         dispatcher.running.abort_all();
@@ -219,5 +225,21 @@ mod tests {
         shared.end(None);
         let summary = shared.summary();
         assert_eq!((summary.begun, summary.unanswered), (1, 1), "it was asked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_the_consumer_is_noticed_while_all_handlers_are_busy() {
+        let consumer = Consumer::holding(1);
+        let shared = consumer.shared().clone();
+        let handler = |_| pending();
+        let dispatcher = Dispatcher::new(consumer, "orders".into(), 1, SECOND, handler);
+        let running = tokio::spawn(dispatcher.run(CancellationToken::new()));
+        while shared.summary().begun == 0 {
+            tokio::task::yield_now().await;
+        }
+        shared.end(Some(Error::invalid("QUEUE_NOT_FOUND", "it was deleted")));
+        let ended = timeout(2 * SECOND, running).await.unwrap().unwrap();
+        assert_eq!(ended.unwrap_err().reason(), "QUEUE_NOT_FOUND");
+        assert_eq!(shared.summary().lost, 1);
     }
 }
