@@ -92,7 +92,8 @@ impl Error {
         &self.0.reason
     }
 
-    /// Whether the server gave this reason.
+    /// Whether the reason is this one, which the server gives; this client itself gives `INVALID_FIELD` and `NOT_PROPOSED`,
+    /// too.
     pub fn is(&self, reason: Reason) -> bool {
         self.0.reason == reason.as_str()
     }
@@ -128,12 +129,13 @@ impl Error {
         self.0.outcome_unknown
     }
 
-    /// The same may succeed later: `UNAVAILABLE`, or `RESOURCE_EXHAUSTED` with a time to wait. Where the
+    /// The same may succeed later: `UNAVAILABLE`, `RESOURCE_EXHAUSTED` with a time to wait, or `NOT_PROPOSED`. Where the
     /// [outcome is unknown](Error::is_outcome_unknown), it may then be done twice.
     pub fn is_retryable(&self) -> bool {
         match self.0.code {
             Code::Unavailable => true,
             Code::ResourceExhausted => self.0.retry_after.is_some(),
+            Code::DeadlineExceeded => self.reason() == NOT_PROPOSED,
             _ => false,
         }
     }
@@ -403,6 +405,17 @@ mod tests {
             let error = Error::from_status(&status(code, reason), "x");
             assert_eq!(error.is_outcome_unknown(), unknown, "{reason}");
         }
+    }
+
+    #[test]
+    fn what_came_too_late_to_be_begun_is_safe_to_retry() {
+        let safe = |reason| {
+            let error = Error::from_status(&status(Code::DeadlineExceeded, reason), "x");
+            error.is_safe_to_retry()
+        };
+        assert!(safe("NOT_PROPOSED") && !safe("DEADLINE_PASSED"));
+        let unsure = Error::new(Code::DeadlineExceeded, NOT_PROPOSED, "too late");
+        assert!(!unsure.with_outcome_unknown(true).is_safe_to_retry());
     }
 
     #[test]
