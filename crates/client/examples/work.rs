@@ -1,4 +1,4 @@
-//! Works on the messages of a queue, sixteen at a time: `work QUEUE`; Ctrl-C drains and ends it.
+//! Works on the messages of a queue, sixteen at a time: `work QUEUE`; Ctrl-C or SIGTERM drains and ends it.
 //!
 //! What the handler returns settles the message: `Ok` acknowledges it, `Err` gives it back, and a panic does, too. Each
 //! message is worked on at least once, so the work must bear being done twice.
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ticketrail_client::{Client, Failure, Job};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -18,6 +19,9 @@ async fn main() -> anyhow::Result<()> {
 
     let nodes = std::env::var("TICKETRAIL_NODES").unwrap_or("127.0.0.1:7400,7401,7402".into());
     let client = Client::connect([nodes]).await?;
+    // Watched before the first message is taken. SIGTERM is what Kubernetes, systemd and Docker send.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let mut worker = client
         .consumer(queue)
         .concurrency(16)
@@ -26,7 +30,13 @@ async fn main() -> anyhow::Result<()> {
         .drain_timeout(Duration::from_secs(10))
         .handle(work)
         .await?;
-    let summary = worker.run_until(tokio::signal::ctrl_c()).await?;
+    let stop = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    let summary = worker.run_until(stop).await?;
     println!(
         "acknowledged {}, given back {}, rejected {}, lost {}; not begun {}",
         summary.acknowledged, summary.nacked, summary.rejected, summary.lost, summary.released

@@ -120,7 +120,8 @@
 //! # Shutting down
 //!
 //! - [`Worker::run_until`] and [`Worker::drain`] stop taking, give back what was not begun, let handlers end within
-//!   [`drain_timeout`](ConsumerBuilder::drain_timeout), settle, and say what was done.
+//!   [`drain_timeout`](ConsumerBuilder::drain_timeout), settle, and say what was done. Drain at
+//!   SIGTERM as well as at Ctrl-C: it is what Kubernetes, systemd and Docker send. The example `work` does.
 //! - [`Consumer::close`] settles what was asked for and gives the rest back, uncounted.
 //! - [`Producer::close`] waits until everything is confirmed or refused.
 //!

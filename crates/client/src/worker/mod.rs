@@ -51,7 +51,8 @@ pub use job::Job;
 /// | works longer than a lease | stays leased: the lease is extended every third of its length |
 /// | loses its lease | is not settled; [`Job::lease_lost`] tells the handler |
 ///
-/// Each call runs in a task of its own, so that one that panics harms no other; what blocks its thread belongs into
+/// Each call runs in a task of its own, so that one that panics harms no other, unless the program is built with
+/// `panic = "abort"`; what blocks its thread belongs into
 /// `tokio::task::spawn_blocking`. A settlement is not waited for: the next delivery is taken as soon as a handler has
 /// ended, and settlements travel many in a frame. What becomes of them is in the [`summary`](Worker::summary).
 ///
@@ -65,6 +66,9 @@ pub use job::Job;
 /// [`drain_timeout`](crate::ConsumerBuilder::drain_timeout), settle, and end the session. A worker that is dropped does
 /// the same in the background, if the runtime lives long enough; one that dies leaves its leases to the grace of its
 /// session.
+///
+/// A process is asked to end by Ctrl-C at a terminal, and by SIGTERM from Kubernetes, systemd or Docker; that one ends
+/// a process at once that does not watch for it. Drain at both, as the example `work` does.
 #[derive(Debug)]
 pub struct Worker {
     stop: CancellationToken,
@@ -132,7 +136,8 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// As [`run_until`](Worker::run_until).
+    /// As [`run_until`](Worker::run_until). A settlement that got no answer is not one of them by itself: look at
+    /// [`unanswered`](WorkSummary::unanswered).
     pub async fn drain(&mut self) -> Result<WorkSummary> {
         self.stop.cancel();
         self.ended().await?;
