@@ -5,10 +5,11 @@
 //!
 //! The nodes are those of `ticketrail dev`, or what TICKETRAIL_NODES says.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use anyhow::Context;
-use ticketrail_client::{Client, Delivery, Producer, Wanted};
+use ticketrail_client::{Client, Delivery, Producer, SettleOutcome, Settlement, Wanted};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -21,25 +22,45 @@ async fn main() -> anyhow::Result<()> {
     let nodes = std::env::var("TICKETRAIL_NODES").unwrap_or("127.0.0.1:7400,7401,7402".into());
     let client = Client::connect([nodes]).await?;
     let producer = client.producer().start().await?;
-    loop {
-        let wanted = Wanted::up_to(100).wait(Duration::from_secs(1));
+    // As many as there are now: what dies again in the meantime is left for the next time.
+    let mut left = client.queue_stats(&dead).await?.ready;
+    // No dead letters: held until the end, since they would come first again.
+    let mut others = Vec::new();
+    while left > 0 {
+        let at_most = left.min(100);
+        let wanted = Wanted::up_to(u32::try_from(at_most)?).wait(Duration::from_secs(1));
         let letters = client.receive(&dead, wanted).await?;
         if letters.is_empty() {
             break;
         }
-        for letter in &letters {
-            put_back(&producer, letter).await?;
+        left = left.saturating_sub(letters.len() as u64);
+        let mut back = Vec::new();
+        for letter in letters {
+            match put_back(&producer, &letter).await? {
+                true => back.push(letter),
+                false => others.push((letter.receipt().clone(), Settlement::Release)),
+            }
         }
-        let receipts = letters.iter().map(|letter| letter.receipt());
-        client.ack(&dead, receipts).await?;
+        let receipts = back.iter().map(|letter| letter.receipt());
+        let outcomes = client.ack(&dead, receipts).await?;
+        for (letter, outcome) in back.iter().zip(outcomes) {
+            if !matches!(outcome, SettleOutcome::Ok | SettleOutcome::AlreadySettled) {
+                println!("{}: the lease was lost; it may come twice", text(letter));
+            }
+        }
     }
+    client.settle(&dead, others).await?;
     producer.close().await?;
     Ok(())
 }
 
-async fn put_back(producer: &Producer, letter: &Delivery) -> anyhow::Result<()> {
-    let text = String::from_utf8_lossy(letter.body());
-    let death = letter.deaths().last().context("not a dead letter")?;
+/// Whether it is stored where it died; a message that died nowhere stays.
+async fn put_back(producer: &Producer, letter: &Delivery) -> anyhow::Result<bool> {
+    let text = text(letter);
+    let Some(death) = letter.deaths().last() else {
+        println!("{text}: not a dead letter; it stays");
+        return Ok(false);
+    };
     let (reason, queue) = (death.reason(), &death.queue);
     println!("{text}: {reason:?} in {queue}, {} times", death.count);
 
@@ -49,5 +70,9 @@ async fn put_back(producer: &Producer, letter: &Delivery) -> anyhow::Result<()> 
         "{text}: back in {queue} as message {}",
         published.message_id
     );
-    Ok(())
+    Ok(true)
+}
+
+fn text(letter: &Delivery) -> Cow<'_, str> {
+    String::from_utf8_lossy(letter.body())
 }
