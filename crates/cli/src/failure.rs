@@ -91,7 +91,6 @@ impl Failure {
             Self::Cluster { error, .. } if error.is_outcome_unknown() => UNKNOWN,
             Self::Cluster { error, .. } if error.reason() == "INVALID_ENDPOINT" => USAGE,
             Self::Cluster { error, .. } if error.is_retryable() => UNAVAILABLE,
-            Self::Cluster { error, .. } if error.reason() == "NOT_PROPOSED" => UNAVAILABLE,
             Self::Unwell(_) => UNAVAILABLE,
             Self::Cluster { .. } | Self::Refused(_) => REFUSED,
             Self::Usage(_) => USAGE,
