@@ -6,6 +6,7 @@
 //! system is started) and `page` (what is told).
 
 mod drivers;
+mod floor;
 mod fsync_cost;
 mod latencies;
 mod loads;
@@ -37,6 +38,9 @@ struct Arguments {
 enum Verb {
     /// Measures, appends each figure to the results as soon as it is there, and writes the page.
     Run(RunArguments),
+    /// A process of the system `floor`; `run` starts them.
+    #[command(hide = true)]
+    FloorNode(floor::Node),
     /// Writes the page from the results.
     Report(Files),
 }
@@ -82,6 +86,7 @@ struct Files {
 async fn main() -> anyhow::Result<()> {
     match Arguments::parse().verb {
         Verb::Run(arguments) => run::run(arguments).await,
+        Verb::FloorNode(node) => floor::serve(node).await,
         Verb::Report(files) => page::write(&files.results, &files.page),
     }
 }

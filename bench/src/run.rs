@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::drivers::{Broker, Nats, Publisher, Rabbitmq, Redis, RedisWait, Ticketrail};
+use crate::drivers::{Broker, Floor, Nats, Publisher, Rabbitmq, Redis, RedisWait, Ticketrail};
 use crate::loads::{self, Load};
 use crate::machine::Machine;
 use crate::results::{Figures, Measurement, Outcome, Results, Run};
@@ -67,6 +67,7 @@ async fn all(arguments: &RunArguments) -> Result<()> {
                 System::Ticketrail => session.measure::<Ticketrail>(&loads).await?,
                 System::Rabbitmq => session.measure::<Rabbitmq>(&loads).await?,
                 System::NatsSync | System::Nats => session.measure::<Nats>(&loads).await?,
+                System::Floor => session.measure::<Floor>(&loads).await?,
                 System::Redis => session.measure::<Redis>(&loads).await?,
                 System::RedisWait => session.measure::<RedisWait>(&loads).await?,
             }
@@ -87,7 +88,7 @@ impl Session<'_> {
     async fn measure<B: Broker>(&mut self, loads: &[Load]) -> Result<()> {
         let mut running = None;
         for load in loads {
-            if *load == Load::Failover && !self.system.fails_over() {
+            if !self.system.does(*load) {
                 continue;
             }
             // After a failure nobody knows what is left of them.

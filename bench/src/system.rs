@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::loads::Load;
+
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize,
 )]
@@ -18,16 +20,19 @@ pub(crate) enum System {
     Redis,
     /// A primary and two replicas.
     RedisWait,
+    /// What no broker over gRPC can do without, and nothing else.
+    Floor,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Ticketrail,
         Self::Rabbitmq,
         Self::NatsSync,
         Self::Nats,
         Self::Redis,
         Self::RedisWait,
+        Self::Floor,
     ];
 
     /// As a heading.
@@ -39,6 +44,7 @@ impl System {
             Self::Nats => "NATS, default",
             Self::Redis => "Redis, 1 node",
             Self::RedisWait => "Redis, WAIT 1",
+            Self::Floor => "gRPC and fsync alone",
         }
     }
 
@@ -71,6 +77,12 @@ impl System {
                  came with 7.2). There is no election: without Sentinel a lost primary stays lost, and with it \
                  a replica that lacks confirmed messages may be chosen."
             }
+            Self::Floor => {
+                "no broker, but what none over gRPC can do without: one process takes messages by the same tonic \
+                 streams, writes and fsyncs them, and sends them to two others by bare TCP, which do the same; all that \
+                 waits goes together. A confirm: fsynced on a majority. No election, no state, no checksums, \
+                 nothing can be read back (`src/floor`). What is left between it and Ticketrail is Ticketrail's."
+            }
         }
     }
 
@@ -86,8 +98,21 @@ impl System {
         self.nodes() / 2 + 1
     }
 
-    /// Whether another node takes over by itself when one is lost.
-    pub(crate) fn fails_over(self) -> bool {
-        !matches!(self, Self::Redis | Self::RedisWait)
+    /// Whether messages come out of it again.
+    pub(crate) fn is_broker(self) -> bool {
+        self != Self::Floor
+    }
+
+    /// Whether it can be put under this load.
+    pub(crate) fn does(self, load: Load) -> bool {
+        match self {
+            // No other node takes over by itself when one is lost.
+            Self::Redis | Self::RedisWait => load != Load::Failover,
+            Self::Floor => matches!(
+                load,
+                Load::Publish | Load::Sync64 | Load::Sync1 | Load::Fsyncs
+            ),
+            _ => true,
+        }
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn versions(
             System::NatsSync | System::Nats => {
                 add("nats-server", says(Command::new(nats).arg("--version")));
             }
+            System::Floor => {}
             System::Redis | System::RedisWait => add("redis-server", package("redis-server")),
         }
     }

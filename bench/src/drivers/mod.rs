@@ -1,6 +1,7 @@
 //! How each system's client library publishes and consumes. One thin trait, so that all systems are put
 //! under the same loads by the same code; what differs is what each library's manual recommends.
 
+mod floor;
 mod nats;
 mod rabbitmq;
 mod redis;
@@ -13,6 +14,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+pub(crate) use floor::Floor;
 pub(crate) use nats::Nats;
 pub(crate) use rabbitmq::Rabbitmq;
 pub(crate) use redis::{Redis, RedisWait};

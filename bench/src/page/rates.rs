@@ -83,7 +83,10 @@ pub(super) fn failover(results: &Results) -> String {
                 series.shown(2),
                 series.len().to_string(),
             ]);
-        } else if !system.fails_over() && super::measured(results).any(|one| one == system) {
+        } else if system.is_broker()
+            && !system.does(Load::Failover)
+            && super::measured(results).any(|one| one == system)
+        {
             let none = "none takes over by itself".to_owned();
             rows.push(vec![system.title().to_owned(), none, "-".to_owned()]);
         }

@@ -26,10 +26,10 @@ impl Column<'_> {
         Series::of(figures.into_iter().filter_map(self.figure))
     }
 
-    /// The best median, to be told apart.
+    /// The best median of a broker, to be told apart.
     pub(super) fn best(&self, results: &Results, load: Load) -> Option<f64> {
-        let medians = System::ALL.into_iter();
-        let medians = medians.filter_map(|system| self.series(results, load, system).median());
+        let brokers = System::ALL.into_iter().filter(|system| system.is_broker());
+        let medians = brokers.filter_map(|system| self.series(results, load, system).median());
         match self.better? {
             Better::Higher => medians.max_by(f64::total_cmp),
             Better::Lower => medians.min_by(f64::total_cmp),

@@ -1,6 +1,7 @@
 //! The servers of one system, started on this machine with ports and folders of their own. Only what was
 //! started here is ended, by its process group, and all of it when [`Servers`] is dropped.
 
+mod floor;
 mod launch;
 mod nats;
 mod rabbitmq;
@@ -55,6 +56,7 @@ impl Servers {
             System::Rabbitmq => rabbitmq::plan(&folder)?,
             System::NatsSync => nats::plan(&folder, &programs.nats, nats::Sync::Always)?,
             System::Nats => nats::plan(&folder, &programs.nats, nats::Sync::Default)?,
+            System::Floor => floor::plan(&folder)?,
             System::Redis => redis::plan(&folder, 0)?,
             System::RedisWait => redis::plan(&folder, 2)?,
         };
