@@ -21,7 +21,7 @@ use crate::hub::Hub;
 use crate::lane::{Intake, Lane, LaneSenders, lanes};
 use crate::lost_nodes::{Peers, watch_for_lost_nodes};
 use crate::proposer::{Proposal, Proposer};
-use crate::route::{Link, LinkError, Outgoing, Route};
+use crate::route::{Forward, Link, LinkError, Outgoing, Route};
 
 /// Reads a wall clock: UTC, milliseconds since 1970.
 pub type WallClockSource = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -205,21 +205,20 @@ impl Broker {
     ///
     /// # Errors
     /// [`LinkError::NotTaken`] when this node does not lead in that term or its queue is full.
-    pub fn accept_forward(&self, term: u64, commands: Vec<bytes::Bytes>) -> Result<(), LinkError> {
+    pub fn accept_forward(&self, forward: Forward) -> Result<(), LinkError> {
         let lead = *self.inner.leadership.borrow();
-        if !lead.is_leader || lead.term != term {
+        if !lead.is_leader || lead.term != forward.term {
             return Err(LinkError::NotTaken);
         }
         // Once committed a command must decode on every node, or it stops them all.
-        let lane = lane_of(&commands).map_err(|error| {
+        let lane = lane_of(&forward.commands).map_err(|error| {
             tracing::error!(%error, "a forwarded command does not decode and was not proposed");
             LinkError::NotTaken
         })?;
-        let bytes = commands.iter().map(bytes::Bytes::len).sum();
+        let bytes = forward.commands.iter().map(bytes::Bytes::len).sum();
         let share = self.inner.forwarded.of(lane).try_take(bytes);
         let proposal = Proposal {
-            term,
-            commands,
+            forward,
             _share: Some(share.ok_or(LinkError::NotTaken)?),
         };
         self.inner

@@ -27,6 +27,7 @@ use crate::deliver::{self, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, Delivery, Seen};
 use crate::farewell::Detaching;
 use crate::hub::{Now, Resynced, SessionEvent};
 use crate::publish::unexpected;
+use crate::route::Haste;
 use crate::settle::Settled;
 use crate::submit::{not_proposed, stopped};
 use crate::topology::namespace_or_default;
@@ -430,7 +431,7 @@ async fn acknowledge(
 ) -> Result<Vec<Delivery>, Problem> {
     let ranges = ranges(&batch, SettleKind::Ack);
     let deadline = Instant::now() + DETACH_MAX;
-    let settled = handle.settle(ranges, deadline).await?;
+    let settled = handle.settle(ranges, Haste::Now, deadline).await?;
     let refused = |delivery: &Delivery| {
         settled.exceptions.iter().any(|exception| {
             let first = exception.first_offset.0;
@@ -526,9 +527,10 @@ impl ConsumerHandle {
     pub async fn settle(
         &self,
         ranges: Vec<SettleRange>,
+        haste: Haste,
         deadline: Instant,
     ) -> Result<Settled, Problem> {
-        self.inner.settle(ranges, deadline).await
+        self.inner.settle(ranges, haste, deadline).await
     }
 
     /// Changes the prefetch; 0 stops deliveries.

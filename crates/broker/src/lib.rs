@@ -49,10 +49,11 @@ pub use consume::{ConsumeRequest, Consumer, ConsumerEnd, ConsumerEvent, Consumer
 pub use counts::BrokerFigures;
 pub use deliver::Delivery;
 pub use members::{LAG_ENTRIES_MAX, MembersAnswer, MembersRequest, Standing};
+pub use proposer::ACKS_HELD_MAX;
 pub use publish::{NewMessage, Producer, Published};
 pub use publish_stream::{Confirm, PublishStream, UNCONFIRMED_MAX};
 pub use receive::ReceiveRequest;
-pub use route::{Link, LinkError};
+pub use route::{Forward, Haste, Link, LinkError};
 pub use settle::{SETTLE_MESSAGES_MAX, Settled};
 pub use ticketrail_proto::error::Problem;
 pub use ticketrail_raft::HistogramCounts;

@@ -1,11 +1,15 @@
 //! The leader's batching: what waits goes into one log entry, stamped with the leader's clocks.
 //!
-//! No linger: while entries are on their way, new commands gather by themselves. One entry holds
-//! at most [`ENTRY_COMMANDS_MAX`] commands or [`ENTRY_BYTES_MAX`] bytes, or what a segment of the log
-//! has room for, or one larger command.
+//! No linger on an idle cluster: the first command goes at once. While an entry is on its way, what comes
+//! gathers for the next, as in Nagle's algorithm: an entry costs three syncs and their messages whatever
+//! is in it. But no longer than [`GATHER_MAX`], and what is more than one entry goes at once, so that a
+//! network or disk that is slow is kept busy. For the same reason what nothing is held up by
+//! ([`Haste::WithOthers`]) makes no entry of its own for [`ACKS_HELD_MAX`]. One entry holds at most [`ENTRY_COMMANDS_MAX`] commands or
+//! [`ENTRY_BYTES_MAX`] bytes, or what a segment of the log has room for, or one larger command.
 //! When something falls due and no traffic moves replicated time, an entry without commands (a
 //! tick) does; when nothing is pending an idle cluster writes nothing.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,30 +18,36 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use ticketrail_core::Stamps;
 use ticketrail_proto::stored;
 use ticketrail_raft::{Leadership, ProposeError, Replica, Watcher};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::admission::Share;
 use crate::clock::{LeaseClock, WallClock};
 use crate::hub::Hub;
 use crate::lane::Intake;
 use crate::lost_nodes::Peers;
+use crate::route::{Forward, Haste};
 
 /// Most commands of one entry.
 const ENTRY_COMMANDS_MAX: usize = 512;
 /// Most bytes of one entry, but for one command that is larger.
 const ENTRY_BYTES_MAX: usize = 512 * 1024;
 /// Entries on their way at once.
-const IN_FLIGHT_MAX: usize = 2;
+const IN_FLIGHT_MAX: usize = 4;
+/// How long commands gather for the next entry while one is on its way.
+const GATHER_MAX: Duration = Duration::from_millis(1);
+/// How long the leader keeps acknowledgements that nothing is held up by for an entry that is made anyway.
+pub const ACKS_HELD_MAX: Duration = Duration::from_millis(2);
+/// Most proposals that wait so.
+const HELD_MAX: usize = 64;
 /// Ticks come no closer than this while something is due.
 const TICK_MIN: Duration = Duration::from_millis(50);
 /// While anything is pending replicated time moves at least this often.
 const TICK_MAX: Duration = Duration::from_secs(1);
 
-/// Commands to be proposed in `term` or never.
+/// Commands to be proposed.
 #[derive(Debug)]
 pub(crate) struct Proposal {
-    pub(crate) term: u64,
-    pub(crate) commands: Vec<Bytes>,
+    pub(crate) forward: Forward,
     /// The share of the bytes that may wait here, where another node forwarded it.
     pub(crate) _share: Option<Share>,
 }
@@ -50,6 +60,58 @@ pub(crate) struct Proposer {
     pub(crate) peers: Arc<Peers>,
 }
 
+/// What was taken and is not proposed yet, in its order.
+#[derive(Default)]
+struct Held {
+    proposals: VecDeque<Proposal>,
+    /// Since when the first of them waits.
+    since: Option<Instant>,
+}
+
+impl Held {
+    fn push(&mut self, proposal: Proposal) {
+        self.since.get_or_insert_with(Instant::now);
+        self.proposals.push_back(proposal);
+    }
+
+    /// What is left of the first, for which there was no room in an entry: it has waited.
+    fn put_back(&mut self, mut proposal: Proposal) {
+        proposal.forward.haste = Haste::Now;
+        self.proposals.push_front(proposal);
+    }
+
+    fn pop(&mut self) -> Option<Proposal> {
+        let first = self.proposals.pop_front();
+        if self.proposals.is_empty() {
+            self.since = None;
+        }
+        first
+    }
+
+    /// What is of a term that is over goes: who waits for it learns that from the log.
+    fn forget_before(&mut self, term: u64) {
+        self.proposals
+            .retain(|proposal| proposal.forward.term >= term);
+        self.since = self.since.filter(|_| !self.proposals.is_empty());
+    }
+
+    fn is_of_later_than(&self, term: u64) -> bool {
+        let mut terms = self.proposals.iter().map(|one| one.forward.term);
+        terms.any(|other| other > term)
+    }
+
+    /// An entry is made for it.
+    fn is_urgent(&self) -> bool {
+        let mut all = self.proposals.iter();
+        self.proposals.len() >= HELD_MAX || all.any(|one| one.forward.haste == Haste::Now)
+    }
+
+    /// When one is made for it at the latest.
+    fn due(&self) -> Option<Instant> {
+        self.since.map(|since| since + ACKS_HELD_MAX)
+    }
+}
+
 /// One term of this node as the leader.
 struct Reign {
     term: u64,
@@ -60,11 +122,10 @@ struct Reign {
 impl Proposer {
     /// Runs until all senders are gone.
     pub(crate) async fn run(mut self, mut proposals: Intake<Proposal>) {
-        let mut held: Option<Proposal> = None;
+        let mut held = Held::default();
         loop {
             let lead = *self.leadership.borrow_and_update();
-            // What is of a term that is over is dropped: who waits for it learns that from the log.
-            held = held.filter(|proposal| proposal.term >= lead.term);
+            held.forget_before(lead.term);
             if lead.is_leader && self.hub.applied_term() == lead.term {
                 // Entries of earlier terms are applied, so the clocks' committed values are known.
                 let goes_on = self.reign(lead.term, &mut proposals, &mut held).await;
@@ -79,8 +140,8 @@ impl Proposer {
                 biased;
                 changed = self.leadership.changed() => if changed.is_err() { return },
                 () = self.hub.moved() => {}
-                next = proposals.recv(), if held.is_none() => match next {
-                    Some(next) => held = Some(next),
+                next = proposals.recv(), if held.proposals.is_empty() => match next {
+                    Some(next) => held.push(next),
                     None => return,
                 },
             }
@@ -92,7 +153,7 @@ impl Proposer {
         &mut self,
         term: u64,
         proposals: &mut Intake<Proposal>,
-        held: &mut Option<Proposal>,
+        held: &mut Held,
     ) -> bool {
         let now = Instant::now();
         let mut reign = Reign {
@@ -101,12 +162,19 @@ impl Proposer {
             wall: WallClock::resume(self.hub.wall_now(), now),
         };
         let mut in_flight = FuturesUnordered::new();
+        // When an entry may go although one is on its way.
+        let mut gathered_at = now;
         loop {
-            if held.as_ref().is_some_and(|proposal| proposal.term > term) {
+            if held.is_of_later_than(term) {
                 return true;
             }
-            if held.is_none() {
-                let tick_at = self.tick_at(&reign);
+            let is_full = in_flight.len() >= IN_FLIGHT_MAX;
+            let may_go = in_flight.is_empty() || (!is_full && Instant::now() >= gathered_at);
+            if is_full || !held.is_urgent() {
+                let due = match may_go {
+                    true => earlier(self.tick_at(&reign), held.due()),
+                    false => None,
+                };
                 tokio::select! {
                     biased;
                     changed = self.leadership.changed() => {
@@ -123,23 +191,21 @@ impl Proposer {
                         note(result);
                         continue;
                     }
-                    next = proposals.recv(), if in_flight.len() < IN_FLIGHT_MAX => match next {
+                    next = proposals.recv(), if may_go => match next {
+                        Some(next) if next.forward.term < term => continue,
                         Some(next) => {
-                            *held = Some(next);
+                            held.push(next);
                             continue;
                         }
                         None => return false,
                     },
                     () = self.hub.moved() => continue,
-                    () = at(tick_at), if in_flight.len() < IN_FLIGHT_MAX => {}
+                    () = sleep_until(gathered_at), if !may_go && !is_full => continue,
+                    () = at(due) => {}
                 }
-            } else if in_flight.len() >= IN_FLIGHT_MAX {
-                if let Some(result) = in_flight.next().await {
-                    note(result);
-                }
-                continue;
             }
             let payload = self.entry(&mut reign, proposals, held);
+            gathered_at = Instant::now() + GATHER_MAX;
             in_flight.push(self.replica.propose(term, payload));
         }
     }
@@ -154,12 +220,7 @@ impl Proposer {
         Some((now + left.min(TICK_MAX)).clamp(last + TICK_MIN, last + TICK_MAX))
     }
 
-    fn entry(
-        &self,
-        reign: &mut Reign,
-        proposals: &mut Intake<Proposal>,
-        held: &mut Option<Proposal>,
-    ) -> Bytes {
+    fn entry(&self, reign: &mut Reign, proposals: &mut Intake<Proposal>, held: &mut Held) -> Bytes {
         let now = Instant::now();
         let (mut clocks, voters) = self.peers.wall_clocks(now);
         let stamps = Stamps {
@@ -170,16 +231,16 @@ impl Proposer {
         let bytes_max = ENTRY_BYTES_MAX.min(self.replica.entry_bytes_max() / 4 * 3);
         let mut commands: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
-        while let Some(mut next) = held.take().or_else(|| proposals.try_recv()) {
-            if next.term < reign.term {
+        while let Some(mut next) = held.pop().or_else(|| proposals.try_recv()) {
+            if next.forward.term < reign.term {
                 continue;
             }
-            if next.term > reign.term {
-                *held = Some(next);
+            if next.forward.term > reign.term {
+                held.put_back(next);
                 break;
             }
             let mut taken = 0;
-            for command in &next.commands {
+            for command in &next.forward.commands {
                 let count = commands.len() + taken;
                 let fits = count < ENTRY_COMMANDS_MAX && bytes + command.len() <= bytes_max;
                 if !fits && count > 0 {
@@ -188,11 +249,11 @@ impl Proposer {
                 bytes += command.len();
                 taken += 1;
             }
-            let rest = next.commands.split_off(taken);
-            commands.append(&mut next.commands);
+            let rest = next.forward.commands.split_off(taken);
+            commands.append(&mut next.forward.commands);
             if !rest.is_empty() {
-                next.commands = rest;
-                *held = Some(next);
+                next.forward.commands = rest;
+                held.put_back(next);
                 break;
             }
         }
@@ -205,9 +266,13 @@ impl Proposer {
     }
 }
 
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
 async fn at(instant: Option<Instant>) {
     match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
+        Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
     }
 }

@@ -24,15 +24,33 @@ const IN_FLIGHT_MAX: usize = 8;
 /// Brings commands to the leader. Implemented by `server` over the peer connection, by the
 /// simulator over its network.
 pub trait Link: Send + Sync + 'static {
-    /// Hands encoded `store.v1.Command`s to `leader`, to be proposed in `term` or never. `Ok`:
-    /// they are in the leader's queue. Calls for one leader arrive in the order in which they were
+    /// Hands commands to `leader`. `Ok`: they are in the leader's queue. Calls for one leader arrive in the order in which they were
     /// made, unless one of them fails.
     fn forward(
         &self,
         leader: NodeId,
-        term: u64,
-        commands: Vec<Bytes>,
+        forward: Forward,
     ) -> BoxFuture<'static, Result<(), LinkError>>;
+}
+
+/// Commands for a leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// They are proposed in this term or never.
+    pub term: u64,
+    /// Encoded `store.v1.Command`s, in their order.
+    pub commands: Vec<Bytes>,
+    /// See [`Haste::WithOthers`].
+    pub haste: Haste,
+}
+
+/// How soon a command goes to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Haste {
+    /// It may wait a moment ([`crate::ACKS_HELD_MAX`]) for an entry that is made anyway: nothing is held up by it.
+    WithOthers,
+    /// At once.
+    Now,
 }
 
 /// Why commands did not reach the leader.
@@ -51,6 +69,7 @@ pub enum LinkError {
 pub(crate) struct Outgoing {
     pub(crate) correlation: u64,
     pub(crate) command: Bytes,
+    pub(crate) haste: Haste,
     /// Its share of the bytes that may wait on this node.
     pub(crate) _room: Option<Arc<Share>>,
 }
@@ -92,14 +111,13 @@ impl Route {
             }
             let Some(leader) = leader else { continue };
             let (correlations, batch) = self.fill(&mut held, &mut commands, term);
-            if batch.is_empty() {
+            if batch.commands.is_empty() {
                 continue;
             }
             if leader == self.hub.owner().node {
                 // Waits while the proposer is busy: that is what bounds the queue.
                 let proposal = Proposal {
-                    term,
-                    commands: batch,
+                    forward: batch,
                     _share: None,
                 };
                 let handed = self.proposer.send(proposal);
@@ -115,7 +133,7 @@ impl Route {
                     return;
                 }
             } else {
-                let sent = self.link.forward(leader, term, batch);
+                let sent = self.link.forward(leader, batch);
                 let hub = Arc::clone(&self.hub);
                 links.push(async move {
                     if sent.await == Err(LinkError::NotTaken) {
@@ -134,19 +152,25 @@ impl Route {
         held: &mut Option<Outgoing>,
         commands: &mut mpsc::Receiver<Outgoing>,
         term: u64,
-    ) -> (Vec<u64>, Vec<Bytes>) {
-        let (mut correlations, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
+    ) -> (Vec<u64>, Forward) {
+        let (mut correlations, mut bytes) = (Vec::new(), 0);
+        let mut batch = Forward {
+            term,
+            commands: Vec::new(),
+            haste: Haste::WithOthers,
+        };
         while let Some(next) = held.take().or_else(|| commands.try_recv().ok()) {
-            if !batch.is_empty() && bytes + next.command.len() > BATCH_BYTES_MAX {
+            if !batch.commands.is_empty() && bytes + next.command.len() > BATCH_BYTES_MAX {
                 *held = Some(next);
                 break;
             }
             if self.hub.hand_over(next.correlation, term) {
                 bytes += next.command.len();
                 correlations.push(next.correlation);
-                batch.push(next.command);
+                batch.commands.push(next.command);
+                batch.haste = batch.haste.max(next.haste);
             }
-            if batch.len() == BATCH_COMMANDS_MAX {
+            if batch.commands.len() == BATCH_COMMANDS_MAX {
                 break;
             }
         }
@@ -169,12 +193,7 @@ mod tests {
     struct Silent(AtomicUsize);
 
     impl Link for Silent {
-        fn forward(
-            &self,
-            _: NodeId,
-            _: u64,
-            _: Vec<Bytes>,
-        ) -> BoxFuture<'static, Result<(), LinkError>> {
+        fn forward(&self, _: NodeId, _: Forward) -> BoxFuture<'static, Result<(), LinkError>> {
             self.0.fetch_add(1, Ordering::Relaxed);
             Box::pin(std::future::pending())
         }
@@ -209,6 +228,7 @@ mod tests {
             let outgoing = Outgoing {
                 correlation,
                 command,
+                haste: Haste::Now,
                 _room: None,
             };
             commands.send(outgoing).await.unwrap();

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::broker::{Broker, Inner};
 use crate::publish::unexpected;
+use crate::route::Haste;
 
 /// Messages that the ranges of one settle may name, repetitions included: while a settle is applied,
 /// everything else waits.
@@ -32,9 +33,10 @@ impl Broker {
     pub async fn settle(
         &self,
         ranges: Vec<SettleRange>,
+        haste: Haste,
         deadline: Instant,
     ) -> Result<Settled, Problem> {
-        self.inner.settle(ranges, deadline).await
+        self.inner.settle(ranges, haste, deadline).await
     }
 }
 
@@ -42,6 +44,7 @@ impl Inner {
     pub(crate) async fn settle(
         &self,
         ranges: Vec<SettleRange>,
+        haste: Haste,
         deadline: Instant,
     ) -> Result<Settled, Problem> {
         let messages: u64 = ranges.iter().map(|range| u64::from(range.count)).sum();
@@ -51,7 +54,7 @@ impl Inner {
             return Err(Problem::invalid_field("ranges", must));
         }
         let command = Command::Settle(Settle { ranges });
-        match self.submit(&command, &[], deadline).await? {
+        match self.submit_with(&command, &[], haste, deadline).await? {
             (position, Outcome::Settled { exceptions }) => Ok(Settled {
                 position,
                 exceptions,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::broker::Inner;
 use crate::hub::{Answer, Applied};
 use crate::lane::Lane;
-use crate::route::Outgoing;
+use crate::route::{Haste, Outgoing};
 
 /// Pause before a command that is known to be lost is proposed again, unless a leader shows up
 /// earlier.
@@ -36,9 +36,21 @@ impl Inner {
         messages: &[Bytes],
         deadline: Instant,
     ) -> Result<(Position, Outcome), Problem> {
+        self.submit_with(command, messages, Haste::Now, deadline)
+            .await
+    }
+
+    /// The same, perhaps not at once.
+    pub(crate) async fn submit_with(
+        &self,
+        command: &Command,
+        messages: &[Bytes],
+        haste: Haste,
+        deadline: Instant,
+    ) -> Result<(Position, Outcome), Problem> {
         let since = Instant::now();
         loop {
-            match self.attempt(command, messages, deadline).await? {
+            match self.attempt(command, messages, haste, deadline).await? {
                 Attempt::Applied(Applied {
                     outcome: Outcome::Rejected(rejection),
                     ..
@@ -71,6 +83,7 @@ impl Inner {
         &self,
         command: &Command,
         messages: &[Bytes],
+        haste: Haste,
         deadline: Instant,
     ) -> Result<Attempt, Problem> {
         let (correlation, answer) = self.hub.wait();
@@ -90,6 +103,7 @@ impl Inner {
             let outgoing = Outgoing {
                 correlation,
                 command,
+                haste,
                 _room: Some(Arc::clone(&room)),
             };
             let sent = self.routes.of(lane).send(outgoing).await;

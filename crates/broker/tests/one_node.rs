@@ -12,7 +12,8 @@ use futures::future::BoxFuture;
 use tempfile::TempDir;
 use ticketrail_broker::{
     AdmissionConfig, Broker, BrokerConfig, ConsumeRequest, Consumer, ConsumerEnd, ConsumerEvent,
-    Link, LinkError, MembersRequest, NewMessage, ReceiveRequest, Standing,
+    Delivery, Forward, Haste, Link, LinkError, MembersRequest, NewMessage, ReceiveRequest,
+    Standing,
 };
 use ticketrail_core::command::{AttachConsumer, SettleKind, SettleRange};
 use ticketrail_core::view::SessionView;
@@ -48,12 +49,7 @@ impl Transport for Alone {
 }
 
 impl Link for Alone {
-    fn forward(
-        &self,
-        _: NodeId,
-        _: u64,
-        _: Vec<Bytes>,
-    ) -> BoxFuture<'static, Result<(), LinkError>> {
+    fn forward(&self, _: NodeId, _: Forward) -> BoxFuture<'static, Result<(), LinkError>> {
         Box::pin(async { Err(LinkError::NotTaken) })
     }
 }
@@ -247,7 +243,12 @@ async fn a_session_whose_stream_is_gone_does_not_stay_connected() {
     });
     let term = node.broker.leadership().borrow().term;
     let command = encode_command(&attach, None, &[]);
-    node.broker.accept_forward(term, vec![command]).unwrap();
+    let forward = Forward {
+        term,
+        commands: vec![command],
+        haste: Haste::Now,
+    };
+    node.broker.accept_forward(forward).unwrap();
     eventually("the session", async || node.sessions().pop()).await;
     let held = node.broker.consume(consume(None, false), soon()).await;
     let held = held.unwrap();
@@ -259,6 +260,40 @@ async fn a_session_whose_stream_is_gone_does_not_stay_connected() {
             .then_some(())
     })
     .await;
+    node.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_may_wait_goes_with_what_comes_or_soon_alone() {
+    let node = Node::start().await;
+    node.publish(2).await;
+    let mut consumer = node
+        .broker
+        .consume(consume(None, false), soon())
+        .await
+        .unwrap();
+    let handle = consumer.handle.clone();
+    let ack = |delivery: &Delivery| SettleRange {
+        queue: delivery.queue,
+        first_offset: delivery.offset,
+        count: 1,
+        first_fence: delivery.fence,
+        kind: SettleKind::Ack,
+    };
+    let ConsumerEvent::Deliveries(held) = consumer.next().await else {
+        panic!("two messages are ready");
+    };
+    let settled = handle.settle(vec![ack(&held[0])], Haste::WithOthers, soon());
+    let published = node.broker.publish("", None, messages(1), soon());
+    let (settled, published) = tokio::join!(settled, published);
+    assert_eq!(
+        settled.unwrap().position.index,
+        published.unwrap().position.index,
+        "one entry for both"
+    );
+    // Nothing else comes.
+    let settled = handle.settle(vec![ack(&held[1])], Haste::WithOthers, soon());
+    assert!(settled.await.unwrap().exceptions.is_empty());
     node.broker.shutdown().await;
 }
 
@@ -282,7 +317,10 @@ async fn a_repeated_attempt_whose_leases_are_over_is_answered_at_once() {
         first_fence: first[0].fence,
         kind: SettleKind::Release,
     };
-    node.broker.settle(vec![receipt], soon()).await.unwrap();
+    node.broker
+        .settle(vec![receipt], Haste::Now, soon())
+        .await
+        .unwrap();
     let before = node.broker.replica().status().applied_index.unwrap();
     let started = Instant::now();
     let (position, again) = node.broker.receive(ask(), soon()).await.unwrap();

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
-use ticketrail_broker::{Broker, LinkError};
+use ticketrail_broker::{Broker, Forward, LinkError};
 use ticketrail_core::{BootId, NodeId};
 use ticketrail_proto::peer;
 use ticketrail_raft::{PeerRequest, PeerResponse, TransportError};
@@ -80,13 +79,12 @@ struct State {
 
 #[derive(Default)]
 struct Lane {
-    waiting: VecDeque<Forward>,
+    waiting: VecDeque<Forwarded>,
     last: Option<Instant>,
 }
 
-struct Forward {
-    term: u64,
-    commands: Vec<Bytes>,
+struct Forwarded {
+    forward: Forward,
     answer: oneshot::Sender<Result<(), LinkError>>,
 }
 
@@ -306,8 +304,7 @@ impl Network {
     pub(crate) fn forward(
         self: &Arc<Self>,
         way: Way,
-        term: u64,
-        commands: Vec<Bytes>,
+        forward: Forward,
     ) -> oneshot::Receiver<Result<(), LinkError>> {
         let (answer, answered) = oneshot::channel();
         let mut state = self.lock();
@@ -324,11 +321,7 @@ impl Network {
         let at = Instant::now() + Duration::from_micros(delay_us);
         let at = lane.last.map_or(at, |last| last.max(at));
         lane.last = Some(at);
-        lane.waiting.push_back(Forward {
-            term,
-            commands,
-            answer,
-        });
+        lane.waiting.push_back(Forwarded { forward, answer });
         drop(state);
         drop(tokio::spawn(self.clone().arrive(way, at)));
         answered
@@ -342,12 +335,7 @@ impl Network {
             let next = state.lanes.entry(way).or_default().waiting.pop_front();
             (next, state.nodes.get(&way.1).cloned())
         };
-        let Some(Forward {
-            term,
-            commands,
-            answer,
-        }) = next
-        else {
+        let Some(Forwarded { forward, answer }) = next else {
             return;
         };
         let result = match node {
@@ -356,9 +344,9 @@ impl Network {
                 let twice = self.planted == Some(Planted::ForwardTwice);
                 let taken = life.spawn(async move {
                     if twice {
-                        broker.accept_forward(term, commands.clone())?;
+                        broker.accept_forward(forward.clone())?;
                     }
-                    broker.accept_forward(term, commands)
+                    broker.accept_forward(forward)
                 });
                 taken.await.unwrap_or(Err(LinkError::Broken))
             }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
-use ticketrail_broker::{Link, LinkError};
+use ticketrail_broker::{Forward, Link, LinkError};
 use ticketrail_core::{BootId, NodeId};
 use ticketrail_raft::{PeerRequest, PeerResponse, Transport, TransportError};
 use tokio::sync::oneshot;
@@ -75,10 +74,9 @@ impl Link for Port {
     fn forward(
         &self,
         leader: NodeId,
-        term: u64,
-        commands: Vec<Bytes>,
+        forward: Forward,
     ) -> BoxFuture<'static, Result<(), LinkError>> {
-        let answered = self.network.forward((self.from, leader.0), term, commands);
+        let answered = self.network.forward((self.from, leader.0), forward);
         Box::pin(async move {
             match tokio::time::timeout(FORWARD_WAIT, answered).await {
                 Ok(Ok(result)) => result,

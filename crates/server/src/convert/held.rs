@@ -42,6 +42,8 @@ impl Run {
 pub(crate) struct Held {
     last_id: u64,
     unsettled: BTreeMap<u64, Run>,
+    /// Deliveries in them.
+    unsettled_count: u64,
     settled: VecDeque<Run>,
 }
 
@@ -53,12 +55,13 @@ impl Held {
 
     /// How many deliveries are unsettled.
     pub(crate) fn unsettled(&self) -> u64 {
-        self.unsettled.values().map(|run| run.count).sum()
+        self.unsettled_count
     }
 
     /// Notes the next delivery; its id.
     pub(crate) fn sent(&mut self, offset: Offset, fence: Fence) -> u64 {
         self.last_id += 1;
+        self.unsettled_count += 1;
         if let Some(mut last) = self.unsettled.last_entry() {
             let run = last.get_mut();
             if run.last_id() + 1 == self.last_id
@@ -81,6 +84,7 @@ impl Held {
         if self.unsettled.len() > limits::UNSETTLED_RUNS_MAX
             && let Some((_, oldest)) = self.unsettled.pop_first()
         {
+            self.unsettled_count -= oldest.count;
             self.remember(oldest);
         }
         self.last_id
@@ -158,6 +162,7 @@ impl Held {
             let Some(run) = key.and_then(|key| self.unsettled.remove(&key)) else {
                 continue;
             };
+            self.unsettled_count -= part.count;
             if run.first_id < part.first_id {
                 let rest = run.part(run.first_id, part.first_id - 1);
                 self.unsettled.insert(rest.first_id, rest);

@@ -2,7 +2,7 @@ use std::pin::Pin;
 
 use futures::Stream;
 use futures::stream::{FuturesOrdered, StreamExt};
-use ticketrail_broker::{Broker, LinkError};
+use ticketrail_broker::{Broker, Forward, Haste, LinkError};
 use ticketrail_core::{BootId, NodeId};
 use ticketrail_proto::error::{Problem, Reason};
 use ticketrail_proto::peer;
@@ -150,7 +150,14 @@ impl PeerEndpoint {
         self.peers.gate().check()?;
         // A node that was removed has no say, also where it does not know yet.
         let taken = if self.peers.knows(sender) {
-            self.broker.accept_forward(request.term, request.commands)
+            self.broker.accept_forward(Forward {
+                term: request.term,
+                commands: request.commands,
+                haste: match request.may_wait {
+                    true => Haste::WithOthers,
+                    false => Haste::Now,
+                },
+            })
         } else {
             Err(LinkError::NotTaken)
         };

@@ -3,10 +3,9 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use ticketrail_broker::{Broker, Link, LinkError};
+use ticketrail_broker::{Broker, Forward, Haste, Link, LinkError};
 use ticketrail_core::{BootId, DiskId, NodeId};
 use ticketrail_proto::peer::peer_service_client::PeerServiceClient;
 use ticketrail_proto::peer::{
@@ -434,8 +433,7 @@ impl Link for Peers {
     fn forward(
         &self,
         leader: NodeId,
-        term: u64,
-        commands: Vec<Bytes>,
+        forward: Forward,
     ) -> BoxFuture<'static, Result<(), LinkError>> {
         let Some(link) = self.link(leader) else {
             return async { Err(LinkError::NotTaken) }.boxed();
@@ -445,9 +443,10 @@ impl Link for Peers {
         let header = Some(self.0.me.header_to(leader));
         let answer = link.forwards.call(ForwardRequest {
             header,
-            request_id: term,
-            term,
-            commands,
+            request_id: forward.term,
+            term: forward.term,
+            commands: forward.commands,
+            may_wait: forward.haste == Haste::WithOthers,
         });
         async move {
             let answer = match timeout(limits::FORWARD_WAIT_MAX, answer).await {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ticketrail_broker::{Bound, PeekedMessage, ReceiveRequest};
+use ticketrail_broker::{Bound, Haste, PeekedMessage, ReceiveRequest};
 use ticketrail_core::command::SettleRange;
 use ticketrail_core::view::MessageState;
 use ticketrail_core::{Offset, SettleStatus, limits as core};
@@ -103,7 +103,11 @@ impl Consumer {
         let receipts = Receipts::new(self.0.cluster_id, &namespace, &queue);
         let batch = SettleBatch::new(&items, &receipts)?;
         self.check_queue(&namespace, &queue, deadline).await?;
-        let settled = self.0.broker.settle(batch.ranges.clone(), deadline).await?;
+        let settled = self
+            .0
+            .broker
+            .settle(batch.ranges.clone(), Haste::Now, deadline)
+            .await?;
         Ok(v1::SettleResponse {
             results: batch.results(&settled.exceptions),
             position: Some(convert::commit_position(settled.position)),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use futures::FutureExt;
 use ticketrail_broker::{Confirm, Producer, PublishStream, Published};
-use ticketrail_proto::error::{Problem, Reason};
+use ticketrail_proto::error::Problem;
 use ticketrail_proto::v1::{self, publish_stream_request, publish_stream_response};
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
@@ -242,22 +242,17 @@ impl Session {
                 () = &mut drains, if open => {
                     // What is not read by now is never taken.
                     (open, leaving) = (false, true);
-                    self.stream.finish();
                 }
                 sent = outbox.advance() => sent?,
                 flow = self.flow.next(), if !outbox.is_full() => {
                     outbox.push(frame(publish_stream_response::Frame::Flow(flow)));
                 }
-                // After `finish` there is always a next, `None`: only where something is under way.
-                confirm = self.stream.next(), if !outbox.is_full() && !self.under_way.is_empty() => {
+                Some(confirm) = self.stream.next(), if !outbox.is_full() => {
                     self.confirm(confirm, outbox)?;
                 }
                 frame = next_frame(&mut frames), if takes => match frame? {
-                    Some(frame) => self.take(frame).await?,
-                    None => {
-                        open = false;
-                        self.stream.finish();
-                    }
+                    Some(frame) => self.take(frame)?,
+                    None => open = false,
                 },
             }
         }
@@ -272,7 +267,7 @@ impl Session {
         Err(self.node.shutting_down().into())
     }
 
-    async fn take(&mut self, frame: v1::PublishStreamRequest) -> Result<(), End> {
+    fn take(&mut self, frame: v1::PublishStreamRequest) -> Result<(), End> {
         let share = self.shares.next();
         let Some(publish_stream_request::Frame::Batch(batch)) = frame.frame else {
             return Err(match frame.frame {
@@ -292,11 +287,8 @@ impl Session {
         self.next_sequence.take(batch.first_sequence, count)?;
         publishing.handed_over();
         self.count_in(count, bytes, publishing, share)?;
-        let sent = tokio::select! {
-            sent = self.stream.send(batch.first_sequence, messages) => sent,
-            () = self.node.stopping.ends() => Err(self.node.cut_off()),
-        };
-        Ok(sent?)
+        self.stream.send(batch.first_sequence, messages);
+        Ok(())
     }
 
     /// Holds the client to its credit, so that the broker's own bound is never waited for.
@@ -336,24 +328,16 @@ impl Session {
     }
 
     /// Tells a confirm, and those that are there already, in one frame.
-    fn confirm(&mut self, first: Option<Confirm>, outbox: &mut Out) -> Result<(), End> {
+    fn confirm(&mut self, first: Confirm, outbox: &mut Out) -> Result<(), End> {
         let mut told = v1::PublishConfirm::default();
         let mut next = first;
         let mut together = 0;
         let ended = loop {
-            let Some(Confirm {
+            let Confirm {
                 first_sequence,
                 count,
                 result,
-            }) = next
-            else {
-                // The broker's side ends by itself only after the last confirm of a finished stream.
-                break if self.under_way.is_empty() {
-                    None
-                } else {
-                    Some(stream_broke())
-                };
-            };
+            } = next;
             if let Some(frame) = self.under_way.pop_front() {
                 self.messages -= frame.messages;
                 self.bytes -= frame.bytes;
@@ -370,7 +354,7 @@ impl Session {
             if together == limits::CONFIRMS_TOGETHER_MAX || self.under_way.is_empty() {
                 break None;
             }
-            match self.stream.next().now_or_never() {
+            match self.stream.next().now_or_never().flatten() {
                 Some(more) => next = more,
                 None => break None,
             }
@@ -380,11 +364,6 @@ impl Session {
         }
         ended.map_or(Ok(()), |problem| Err(problem.into()))
     }
-}
-
-fn stream_broke() -> Problem {
-    let message = "the stream broke; send what is not confirmed again, with the same sequences";
-    Problem::new(Reason::OutcomeUnknown, message).retry_after(limits::RETRY_AFTER)
 }
 
 #[cfg(test)]

@@ -221,10 +221,9 @@ async fn send_all(
 ) -> Result<Vec<Confirm>, Problem> {
     for frame in frames {
         let count = frame.len() as u64;
-        stream.send(sequence, new_messages(&frame)).await?;
+        stream.send(sequence, new_messages(&frame));
         sequence += count;
     }
-    stream.finish();
     let mut confirms = Vec::new();
     while let Some(confirm) = stream.next().await {
         confirms.push(confirm);

@@ -1,6 +1,6 @@
 //! What a client does with what it holds.
 
-use ticketrail_broker::{Broker, Delivery, Problem, Settled};
+use ticketrail_broker::{Broker, Delivery, Haste, Problem, Settled};
 use ticketrail_core::command::{SettleKind, SettleRange};
 use tokio::time::Instant;
 
@@ -84,8 +84,12 @@ impl Client {
     async fn settle_ranges(&mut self, ranges: Vec<SettleRange>) -> Option<Settled> {
         for _ in 0..4 {
             let again = ranges.clone();
+            let haste = match self.dice.percent(50) {
+                true => Haste::WithOthers,
+                false => Haste::Now,
+            };
             let told = self
-                .call(|broker, deadline| settle(broker, again, deadline))
+                .call(|broker, deadline| settle(broker, again, haste, deadline))
                 .await;
             match told {
                 Told::Done(settled) => {
@@ -116,7 +120,8 @@ impl Client {
 async fn settle(
     broker: Broker,
     ranges: Vec<SettleRange>,
+    haste: Haste,
     deadline: Instant,
 ) -> Result<Settled, Problem> {
-    broker.settle(ranges, deadline).await
+    broker.settle(ranges, haste, deadline).await
 }

@@ -164,15 +164,19 @@ fn leadership() {
 
 #[test]
 fn forwarding() {
-    golden(
-        "peer/forward_request",
-        &ForwardRequest {
-            header: header(),
-            request_id: 9,
-            term: 4,
-            commands: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
-        },
-    );
+    let request = ForwardRequest {
+        header: header(),
+        request_id: 9,
+        term: 4,
+        commands: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
+        may_wait: false,
+    };
+    golden("peer/forward_request", &request);
+    let may_wait = ForwardRequest {
+        may_wait: true,
+        ..request
+    };
+    golden("peer/forward_request_that_may_wait", &may_wait);
     let response = |result| ForwardResponse {
         header: header(),
         request_id: 9,

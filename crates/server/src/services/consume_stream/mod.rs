@@ -13,7 +13,10 @@ use std::task::Poll;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
-use ticketrail_broker::{Consumer, ConsumerEnd, ConsumerEvent, ConsumerHandle, Delivery, Settled};
+use ticketrail_broker::{
+    Consumer, ConsumerEnd, ConsumerEvent, ConsumerHandle, Delivery, Haste, Settled,
+};
+use ticketrail_core::command::{SettleKind, SettleRange};
 use ticketrail_core::event::SessionEnd;
 use ticketrail_core::limits as core;
 use ticketrail_proto::error::{Problem, Reason};
@@ -147,6 +150,8 @@ struct Session {
     receipts: Receipts,
     name: QueueName,
     auto_ack: bool,
+    /// Most deliveries that the client wants unsettled.
+    prefetch: u32,
     settlements: Settlements,
     /// What a collector was told of and hears of again when it is settled.
     delivered: Delivered,
@@ -163,7 +168,7 @@ impl Session {
         node: SharedNode,
         receipts: Receipts,
         name: QueueName,
-        auto_ack: bool,
+        (prefetch, auto_ack): (u32, bool),
     ) -> Self {
         Self {
             handle: consumer.handle.clone(),
@@ -173,6 +178,7 @@ impl Session {
             receipts,
             name,
             auto_ack,
+            prefetch,
             delivered: Delivered::default(),
             commands: FuturesOrdered::new(),
             phase: Phase::Delivering,
@@ -242,7 +248,7 @@ impl Session {
         let deadline = Instant::now() + limits::LEAVE_WAIT_MAX;
         self.commands.push_back(Box::pin(async move {
             for ranges in unstarted.chunks(core::SETTLE_RANGES_MAX) {
-                if let Err(problem) = handle.settle(ranges.to_vec(), deadline).await {
+                if let Err(problem) = handle.settle(ranges.to_vec(), Haste::Now, deadline).await {
                     tracing::debug!(%problem, "unstarted deliveries are left to their session");
                 }
             }
@@ -398,18 +404,31 @@ impl Session {
         for (place, (batch, ranges)) in commands.into_iter().enumerate() {
             let (handle, shares) = (self.handle.clone(), Arc::clone(&shares));
             let settling = settling.take_if(|_| place == last);
+            let haste = self.haste(&ranges);
             self.commands.push_back(Box::pin(async move {
                 let _shares = shares;
                 if ranges.is_empty() {
                     return Ok(Done::Settled(batch, None));
                 }
                 let deadline = Instant::now() + limits::DEADLINE_DEFAULT;
-                let settled = handle.settle(ranges, deadline).await;
+                let settled = handle.settle(ranges, haste, deadline).await;
                 if let Some(settling) = settling {
                     settling.done(settled.as_ref().map(drop));
                 }
                 Ok(Done::Settled(batch, Some(settled?)))
             }));
+        }
+    }
+
+    /// Acknowledgements hold nothing up while the consumer has credit to spare: then whatever is ready was
+    /// handed out before they came.
+    fn haste(&self, ranges: &[SettleRange]) -> Haste {
+        let acked: u64 = ranges.iter().map(|range| u64::from(range.count)).sum();
+        let out = self.settlements.held.unsettled() + acked;
+        let spares = 2 * out <= u64::from(self.prefetch) && self.phase == Phase::Delivering;
+        match spares && ranges.iter().all(|range| range.kind == SettleKind::Ack) {
+            true => Haste::WithOthers,
+            false => Haste::Now,
         }
     }
 
@@ -422,6 +441,7 @@ impl Session {
                 convert::not_yet(credit.prefetch_bytes.is_some(), "credit.prefetch_bytes")?;
                 let prefetch = prefetch(credit.prefetch, "credit.prefetch")?;
                 if self.phase == Phase::Delivering {
+                    self.prefetch = prefetch;
                     self.commands.push_back(Box::pin(async move {
                         handle.set_prefetch(prefetch, deadline).await?;
                         Ok(Done::Credit)

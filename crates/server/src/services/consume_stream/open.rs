@@ -63,7 +63,7 @@ pub(super) async fn open(
         namespace: open.namespace,
         queue: open.queue,
     };
-    let session = Session::new(consumer, node.clone(), receipts, name, auto_ack);
+    let session = Session::new(consumer, node.clone(), receipts, name, (prefetch, auto_ack));
     Ok((session, opened))
 }
 
