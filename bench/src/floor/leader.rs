@@ -1,4 +1,4 @@
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -112,7 +112,12 @@ impl Replicator {
         let mut polls: Vec<_> = self.followers.iter().map(polled).collect();
         // SAFETY: the array and its length are one vector's, and its descriptors are open.
         let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, -1) };
-        ensure!(ready >= 0, std::io::Error::last_os_error());
+        if ready < 0 {
+            let error = std::io::Error::last_os_error();
+            // Interrupted: the caller asks again.
+            ensure!(error.kind() == ErrorKind::Interrupted, error);
+            return Ok(());
+        }
         for (poll, follower) in polls.iter().zip(&mut self.followers) {
             if poll.revents != 0 {
                 let heard = follower.stream.read(&mut [0; 64])?;

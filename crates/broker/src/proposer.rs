@@ -2,9 +2,9 @@
 //!
 //! No linger on an idle cluster: the first command goes at once. While an entry is on its way, what comes
 //! gathers for the next, as in Nagle's algorithm: an entry costs three syncs and their messages whatever
-//! is in it. But no longer than [`GATHER_MAX`], and what is more than one entry goes at once, so that a
-//! network or disk that is slow is kept busy. For the same reason what nothing is held up by
-//! ([`Haste::WithOthers`]) makes no entry of its own for [`ACKS_HELD_MAX`]. One entry holds at most [`ENTRY_COMMANDS_MAX`] commands or
+//! is in it. But no longer than [`GATHER_MAX`], and what did not fit the last entry goes at once, so that a
+//! network or disk that is slow is kept busy. Because of what an entry costs, commands that hold no delivery
+//! up ([`Haste::WithOthers`]) make none of their own for [`ACKS_HELD_MAX`]. One entry holds at most [`ENTRY_COMMANDS_MAX`] commands or
 //! [`ENTRY_BYTES_MAX`] bytes, or what a segment of the log has room for, or one larger command.
 //! When something falls due and no traffic moves replicated time, an entry without commands (a
 //! tick) does; when nothing is pending an idle cluster writes nothing.
@@ -33,12 +33,13 @@ const ENTRY_COMMANDS_MAX: usize = 512;
 const ENTRY_BYTES_MAX: usize = 512 * 1024;
 /// Entries on their way at once.
 const IN_FLIGHT_MAX: usize = 4;
-/// How long commands gather for the next entry while one is on its way.
+/// How long commands gather for the next entry while one is on its way. The runtime's timers add up to 1 ms.
 const GATHER_MAX: Duration = Duration::from_millis(1);
-/// How long the leader keeps acknowledgements that nothing is held up by for an entry that is made anyway.
+/// How long the leader keeps acknowledgements that hold no delivery up for an entry that is made anyway, from when
+/// it could have gone. The runtime's timers add up to 1 ms.
 pub const ACKS_HELD_MAX: Duration = Duration::from_millis(2);
-/// Most proposals that wait so.
-const HELD_MAX: usize = 64;
+/// So many commands wait no longer.
+const HELD_COMMANDS_MAX: usize = 64;
 /// Ticks come no closer than this while something is due.
 const TICK_MIN: Duration = Duration::from_millis(50);
 /// While anything is pending replicated time moves at least this often.
@@ -64,35 +65,41 @@ pub(crate) struct Proposer {
 #[derive(Default)]
 struct Held {
     proposals: VecDeque<Proposal>,
-    /// Since when the first of them waits.
+    /// How many commands that is.
+    commands: usize,
+    /// Since when the first of them waits; not known of what was put back, which is urgent.
     since: Option<Instant>,
 }
 
 impl Held {
     fn push(&mut self, proposal: Proposal) {
         self.since.get_or_insert_with(Instant::now);
+        self.commands += proposal.forward.commands.len();
         self.proposals.push_back(proposal);
     }
 
     /// What is left of the first, for which there was no room in an entry: it has waited.
     fn put_back(&mut self, mut proposal: Proposal) {
         proposal.forward.haste = Haste::Now;
+        self.commands += proposal.forward.commands.len();
         self.proposals.push_front(proposal);
     }
 
     fn pop(&mut self) -> Option<Proposal> {
-        let first = self.proposals.pop_front();
+        let first = self.proposals.pop_front()?;
+        self.commands -= first.forward.commands.len();
         if self.proposals.is_empty() {
             self.since = None;
         }
-        first
+        Some(first)
     }
 
     /// What is of a term that is over goes: who waits for it learns that from the log.
     fn forget_before(&mut self, term: u64) {
-        self.proposals
-            .retain(|proposal| proposal.forward.term >= term);
-        self.since = self.since.filter(|_| !self.proposals.is_empty());
+        let proposals = std::mem::take(self).proposals;
+        let rest = proposals.into_iter();
+        rest.filter(|proposal| proposal.forward.term >= term)
+            .for_each(|proposal| self.push(proposal));
     }
 
     fn is_of_later_than(&self, term: u64) -> bool {
@@ -103,7 +110,7 @@ impl Held {
     /// An entry is made for it.
     fn is_urgent(&self) -> bool {
         let mut all = self.proposals.iter();
-        self.proposals.len() >= HELD_MAX || all.any(|one| one.forward.haste == Haste::Now)
+        self.commands >= HELD_COMMANDS_MAX || all.any(|one| one.forward.haste == Haste::Now)
     }
 
     /// When one is made for it at the latest.

@@ -47,7 +47,7 @@ pub struct Forward {
 /// How soon a command goes to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Haste {
-    /// It may wait a moment ([`crate::ACKS_HELD_MAX`]) for an entry that is made anyway: nothing is held up by it.
+    /// It may wait a moment ([`crate::ACKS_HELD_MAX`]) for an entry that is made anyway: it holds no delivery up.
     WithOthers,
     /// At once.
     Now,

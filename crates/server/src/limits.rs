@@ -285,6 +285,7 @@ const _: () = {
     assert!(2 * BACKUP_PIECE_BYTES < PEER_MESSAGE_BYTES_MAX);
     assert!(ticketrail_raft::FRAME_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(BATCH_MESSAGES_HARD <= STREAM_CREDIT_MESSAGES as usize);
+    assert!(STREAM_CREDIT_MESSAGES as usize <= ticketrail_broker::UNCONFIRMED_MAX);
     assert!(PREFETCH_DEFAULT <= core::PREFETCH_MAX);
     assert!(METRICS_QUEUES_DEFAULT <= METRICS_QUEUES_HARD);
     assert!(2 * SETTLEMENT_MESSAGES_MAX <= ticketrail_broker::SETTLE_MESSAGES_MAX);

@@ -274,6 +274,8 @@ mod tests {
             // No two are neighbours.
             held.sent(Offset(2 * k), Fence(k + 1));
         }
+        let counted: u64 = held.unsettled.values().map(|run| run.count).sum();
+        assert_eq!(held.unsettled(), counted);
         for id in 1..=10_000 {
             assert_eq!(held.leases(id, id, true).unwrap().len(), 1);
         }

@@ -247,9 +247,9 @@ impl Session {
                 flow = self.flow.next(), if !outbox.is_full() => {
                     outbox.push(frame(publish_stream_response::Frame::Flow(flow)));
                 }
-                Some(confirm) = self.stream.next(), if !outbox.is_full() => {
-                    self.confirm(confirm, outbox)?;
-                }
+                // Also while the client does not read: what is under way has a share of what others wait for. No more
+                // is taken from it then, so that at most a window of confirms waits.
+                Some(confirm) = self.stream.next() => self.confirm(confirm, outbox)?,
                 frame = next_frame(&mut frames), if takes => match frame? {
                     Some(frame) => self.take(frame)?,
                     None => open = false,
@@ -291,7 +291,7 @@ impl Session {
         Ok(())
     }
 
-    /// Holds the client to its credit, so that the broker's own bound is never waited for.
+    /// Holds the client to its credit, which is within what the broker's stream may have unconfirmed.
     fn count_in(
         &mut self,
         count: u64,

@@ -128,8 +128,13 @@ impl Phase {
 
 /// What a command of this stream did.
 enum Done {
-    /// `None`: all that it named is forgotten, so there was nothing to ask.
-    Settled(Batch, Option<Settled>),
+    Settled {
+        batch: Batch,
+        /// How many messages it named.
+        messages: u64,
+        /// `None`: all that it named is forgotten, so there was nothing to ask.
+        settled: Option<Settled>,
+    },
     Credit,
     /// No grant follows; so many leases were released.
     Stopped {
@@ -153,6 +158,8 @@ struct Session {
     /// Most deliveries that the client wants unsettled.
     prefetch: u32,
     settlements: Settlements,
+    /// Messages of the settlements that are on their way to the log.
+    settling: u64,
     /// What a collector was told of and hears of again when it is settled.
     delivered: Delivered,
     /// On their way to the log, answered in this order.
@@ -173,6 +180,7 @@ impl Session {
         Self {
             handle: consumer.handle.clone(),
             settlements: Settlements::new(consumer.handle.queue()),
+            settling: 0,
             consumer,
             node,
             receipts,
@@ -401,30 +409,44 @@ impl Session {
         let mut settling = Some(std::mem::take(&mut gathered.settling));
         let commands = gathered.into_commands();
         let last = commands.len().saturating_sub(1);
+        let messages =
+            |ranges: &[SettleRange]| ranges.iter().map(|range| u64::from(range.count)).sum();
+        self.settling += commands
+            .iter()
+            .map(|(_, ranges)| messages(ranges))
+            .sum::<u64>();
         for (place, (batch, ranges)) in commands.into_iter().enumerate() {
             let (handle, shares) = (self.handle.clone(), Arc::clone(&shares));
             let settling = settling.take_if(|_| place == last);
-            let haste = self.haste(&ranges);
+            let (haste, messages) = (self.haste(&ranges), messages(&ranges));
             self.commands.push_back(Box::pin(async move {
                 let _shares = shares;
                 if ranges.is_empty() {
-                    return Ok(Done::Settled(batch, None));
+                    return Ok(Done::Settled {
+                        batch,
+                        messages,
+                        settled: None,
+                    });
                 }
                 let deadline = Instant::now() + limits::DEADLINE_DEFAULT;
                 let settled = handle.settle(ranges, haste, deadline).await;
                 if let Some(settling) = settling {
                     settling.done(settled.as_ref().map(drop));
                 }
-                Ok(Done::Settled(batch, Some(settled?)))
+                Ok(Done::Settled {
+                    batch,
+                    messages,
+                    settled: Some(settled?),
+                })
             }));
         }
     }
 
-    /// Acknowledgements hold nothing up while the consumer has credit to spare: then whatever is ready was
-    /// handed out before they came.
+    /// Acknowledgements hold no delivery up while the consumer has credit to spare: then whatever is ready was
+    /// handed out before they came. Who waits for the answer does so a few milliseconds longer. Where an
+    /// acknowledgement lets another message go, as in a queue that keeps the order of groups, it must not wait.
     fn haste(&self, ranges: &[SettleRange]) -> Haste {
-        let acked: u64 = ranges.iter().map(|range| u64::from(range.count)).sum();
-        let out = self.settlements.held.unsettled() + acked;
+        let out = self.settlements.held.unsettled() + self.settling;
         let spares = 2 * out <= u64::from(self.prefetch) && self.phase == Phase::Delivering;
         match spares && ranges.iter().all(|range| range.kind == SettleKind::Ack) {
             true => Haste::WithOthers,
@@ -479,7 +501,12 @@ impl Session {
     /// What a command did.
     fn did(&mut self, done: Done, outbox: &mut Out) {
         match done {
-            Done::Settled(batch, settled) => {
+            Done::Settled {
+                batch,
+                messages,
+                settled,
+            } => {
+                self.settling -= messages;
                 let told = self.settlements.answer(&batch, settled.as_ref());
                 tell_settled(told, outbox);
             }
