@@ -11,6 +11,7 @@ use ticketrail_core::{Entry as CoreEntry, Event, NodeId, Outcome, State};
 use ticketrail_proto::stored::{self, Origin};
 use tokio::sync::{oneshot, watch};
 
+use crate::answered::Answered;
 use crate::commits::Commits;
 use crate::divergence::{Digests, Diverged};
 use crate::figures::Counts;
@@ -80,6 +81,7 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     pub(crate) room: Room,
     pub(crate) commits: Arc<Commits>,
+    pub(crate) answered: Answered,
     applied: Mutex<Applied>,
     pub(crate) digests: Digests,
     pub(crate) on_divergence: OnceLock<OnDivergence>,
@@ -149,6 +151,7 @@ impl Shared {
             counts: Counts::default(),
             room: Room::default(),
             commits: Arc::default(),
+            answered: Answered::default(),
             applied: Mutex::new(applied),
             digests: Digests::default(),
             on_divergence: OnceLock::new(),

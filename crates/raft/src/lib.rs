@@ -12,6 +12,7 @@
 //! `backup` (a new cluster from a copy).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod answered;
 mod applied;
 mod backup;
 mod checkpoint;

@@ -178,12 +178,16 @@ impl Line {
         async move {
             let timeout = line.append_timeout;
             let kind = RPCTypes::AppendEntries;
+            let sent = line.shared.answered.now();
             match line.call::<R>(target, kind, request, timeout).await? {
                 PeerResponse::AppendEntries(response) => {
                     line.compare(target, response.digest);
                     // A peer of an earlier release does not say.
                     let polls = response.polls.unwrap_or(true);
                     line.shared.commits.polls(target, polls);
+                    if response.outcome() != peer::AppendOutcome::HigherVote {
+                        line.shared.answered.note(target, sent);
+                    }
                     append_response(response)
                 }
                 _ => Err(nonsense("an answer of another kind")),

@@ -35,6 +35,8 @@ use crate::transfer::{TransferProgress, Transfers};
 use crate::transport::{PeerRequest, PeerResponse, Transport};
 use crate::types::{CommittedLeaderId, Payload, PeerAddress, Types, term_of};
 
+/// How often a read asks, where the answers that confirmed it were to something older.
+const READ_ATTEMPTS: usize = 3;
 /// Pause between two tries of a proposal while this leader has no lease.
 const LEASE_PAUSE: Duration = Duration::from_millis(5);
 /// Longest wait for openraft's tasks to end.
@@ -180,6 +182,26 @@ impl<R: Runtime> Node<R> {
     /// One round of leadership confirmed by a majority: what was committed before it began is at or
     /// before this index.
     pub(crate) async fn leader_read_index(&self) -> Result<u64, ReadError> {
+        let begun = self.shared.answered.now();
+        for _ in 0..READ_ATTEMPTS {
+            let index = self.read_index_of_openraft().await?;
+            if self.is_confirmed_since(begun) {
+                return Ok(index);
+            }
+        }
+        let late = "all that its peers answered was sent before";
+        Err(ReadError::NotConfirmed(late.to_owned()))
+    }
+
+    fn is_confirmed_since(&self, begun: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters = metrics.membership_config.membership().get_joint_config();
+        let answered = &self.shared.answered;
+        answered.since(begun, self.config.node_id, voters)
+    }
+
+    async fn read_index_of_openraft(&self) -> Result<u64, ReadError> {
         match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
             Ok((read, _)) => Ok(read.index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(

@@ -138,6 +138,39 @@ async fn a_lost_checkpoint_is_rebuilt_from_snapshot_and_log() {
     cluster.agreed().await;
 }
 
+/// An answer that is late is none to a request of which openraft only thinks that it was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_answer_confirms_no_read_of_a_leader_that_is_cut_off() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let (first, second) = (NodeId(leader.0 % 3 + 1), NodeId((leader.0 + 1) % 3 + 1));
+    cluster.wires.hold_answers(&[first, second]);
+    let replica = cluster.replica(leader);
+    let before = replica.status().committed_index;
+    let term = replica.leadership().borrow().term;
+    let proposed = tokio::spawn(replica.propose(term, entry(&[publish(1)])));
+    let has_it = |node: NodeId| cluster.replica(node).status().last_log_index > before;
+    eventually("the entry on both", async || {
+        (has_it(first) && has_it(second)).then_some(())
+    })
+    .await;
+    cluster.wires.cut(leader);
+    let lost = cluster.wires.calls_lost.load(Ordering::Relaxed);
+    let reader = replica.clone();
+    let read = tokio::spawn(async move { reader.read_index().await });
+    eventually("that the read asks", async || {
+        (cluster.wires.calls_lost.load(Ordering::Relaxed) >= lost + 2).then_some(())
+    })
+    .await;
+    // What they answered long ago commits the entry, of which the leader then wants to tell the second one.
+    cluster.wires.hold_answers(&[second]);
+    proposed.await.unwrap().unwrap();
+    cluster.wires.hold_answers(&[]);
+    assert!(read.await.unwrap().is_err(), "nobody was asked since");
+    cluster.wires.heal();
+    cluster.agreed().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_confirms_reads_through_the_leader_and_an_isolated_node_does_not() {
     let cluster = Cluster::start(3).await;

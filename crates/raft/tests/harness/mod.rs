@@ -21,6 +21,7 @@ use ticketrail_raft::{
     ReplicaConfig, Transport, TransportError,
 };
 use ticketrail_storage::LogConfig;
+use tokio::sync::watch;
 
 pub(crate) const CLUSTER: u128 = 0x7161;
 /// Longest wait for what must come.
@@ -46,6 +47,10 @@ impl Transport for Alone {
 pub(crate) struct Wires {
     nodes: Mutex<BTreeMap<NodeId, Replica>>,
     cut: Mutex<BTreeSet<NodeId>>,
+    /// Whose answers to entries do not arrive for now.
+    late: watch::Sender<BTreeSet<NodeId>>,
+    /// Calls that did not get through.
+    pub(crate) calls_lost: AtomicU64,
     /// Reads of a snapshot that did not get through.
     pub(crate) reads_lost: AtomicU64,
 }
@@ -58,6 +63,11 @@ struct Wire {
 impl Wires {
     pub(crate) fn cut(&self, node: NodeId) {
         self.cut.lock().unwrap().insert(node);
+    }
+
+    /// From now on answers to entries of these nodes wait, and those of others that waited arrive.
+    pub(crate) fn hold_answers(&self, nodes: &[NodeId]) {
+        self.late.send_replace(nodes.iter().copied().collect());
     }
 
     pub(crate) fn heal(&self) {
@@ -84,13 +94,20 @@ impl Transport for Wire {
         let wires = Arc::clone(&self.wires);
         Box::pin(async move {
             let Some(peer) = peer else {
+                wires.calls_lost.fetch_add(1, Ordering::Relaxed);
                 if matches!(request, PeerRequest::ReadSnapshot(_)) {
                     wires.reads_lost.fetch_add(1, Ordering::Relaxed);
                 }
                 let reason = "no such node".to_owned();
                 return Err(TransportError::Unreachable { target, reason });
             };
+            let has_entries = matches!(&request, PeerRequest::AppendEntries(append) if !append.entries.is_empty());
             let answer = peer.handle(request).await;
+            if has_entries {
+                let mut late = wires.late.subscribe();
+                let arrives = late.wait_for(|late| !late.contains(&target)).await;
+                drop(arrives.expect("the wires are still there"));
+            }
             answer.map_err(|refusal| TransportError::Refused {
                 target,
                 reason: refusal.to_string(),
