@@ -4,8 +4,10 @@
 //! gathers for the next, as in Nagle's algorithm: an entry costs three syncs and their messages whatever
 //! is in it. But no longer than [`GATHER_MAX`], and what did not fit the last entry goes at once, so that a
 //! network or disk that is slow is kept busy. Because of what an entry costs, commands that hold no delivery
-//! up ([`Haste::WithOthers`]) make none of their own for [`ACKS_HELD_MAX`]. One entry holds at most [`ENTRY_COMMANDS_MAX`] commands or
-//! [`ENTRY_BYTES_MAX`] bytes, or what a segment of the log has room for, or one larger command.
+//! up ([`Haste::WithOthers`]) make none of their own for [`ACKS_HELD_MAX`].
+//!
+//! One entry holds at most [`ENTRY_COMMANDS_MAX`] commands or [`ENTRY_BYTES_MAX`] bytes, or what a segment of
+//! the log has room for, or one larger command.
 //! When something falls due and no traffic moves replicated time, an entry without commands (a
 //! tick) does; when nothing is pending an idle cluster writes nothing.
 
