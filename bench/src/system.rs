@@ -98,7 +98,7 @@ impl System {
         self.nodes() / 2 + 1
     }
 
-    /// Whether messages come out of it again.
+    /// Whether what it stored can be read again.
     pub(crate) fn is_broker(self) -> bool {
         self != Self::Floor
     }
@@ -108,10 +108,8 @@ impl System {
         match self {
             // No other node takes over by itself when one is lost.
             Self::Redis | Self::RedisWait => load != Load::Failover,
-            Self::Floor => matches!(
-                load,
-                Load::Publish | Load::Sync64 | Load::Sync1 | Load::Fsyncs
-            ),
+            // What it stored is gone, and it has no election.
+            Self::Floor => !matches!(load, Load::Drain | Load::Failover | Load::Queued),
             _ => true,
         }
     }

@@ -1,10 +1,13 @@
-//! The floor by bare gRPC: a stream for each publisher, a frame for each batch.
+//! The floor by bare gRPC: a stream for each publisher and consumer, a frame for each batch.
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use ticketrail_proto::v1;
+use ticketrail_proto::v1::consume_request::Frame as ConsumeRequest;
+use ticketrail_proto::v1::consume_response::Frame as ConsumeAnswer;
+use ticketrail_proto::v1::consumer_service_client::ConsumerServiceClient;
 use ticketrail_proto::v1::publish_stream_request::Frame as Request;
 use ticketrail_proto::v1::publish_stream_response::Frame as Answer;
 use ticketrail_proto::v1::publisher_service_client::PublisherServiceClient;
@@ -20,16 +23,18 @@ use super::{Broker, Confirm, Publisher, Subscriber};
 const FRAMES_MAX: usize = 4;
 
 pub(crate) struct Floor {
-    channels: Slots<Channel>,
+    publishing: Slots<Channel>,
+    consuming: Slots<Channel>,
 }
 
 impl Broker for Floor {
     type Publisher = FloorPublisher;
-    type Subscriber = NoSubscriber;
+    type Subscriber = FloorSubscriber;
 
     async fn connect(endpoints: &[String]) -> Result<Self> {
         Ok(Self {
-            channels: Slots::new(endpoints),
+            publishing: Slots::new(endpoints),
+            consuming: Slots::new(endpoints),
         })
     }
 
@@ -47,8 +52,7 @@ impl Broker for Floor {
     }
 
     async fn publisher(&self, queue: &str, place: usize) -> Result<FloorPublisher> {
-        let connect = |endpoint| async { Ok(Endpoint::from_shared(endpoint)?.connect().await?) };
-        let channel = self.channels.get(place, connect).await?.clone();
+        let channel = channel(&self.publishing, place).await?;
         let (frames, requests) = mpsc::channel(FRAMES_MAX);
         frames
             .send(request(Request::Open(v1::PublishOpen::default())))
@@ -68,9 +72,24 @@ impl Broker for Floor {
         })
     }
 
-    async fn subscriber(&self, _: &str, _: usize, _: u16) -> Result<NoSubscriber> {
-        bail!("the floor delivers nothing")
+    async fn subscriber(&self, _: &str, place: usize, _: u16) -> Result<FloorSubscriber> {
+        let channel = channel(&self.consuming, place).await?;
+        let (frames, requests) = mpsc::channel(FRAMES_MAX);
+        let answers = ConsumerServiceClient::new(channel)
+            .consume(ReceiverStream::new(requests))
+            .await?;
+        Ok(FloorSubscriber {
+            frames,
+            answers: answers.into_inner(),
+            received: 0,
+            acknowledged: 0,
+        })
     }
+}
+
+async fn channel(channels: &Slots<Channel>, place: usize) -> Result<Channel> {
+    let connect = |endpoint| async { Ok(Endpoint::from_shared(endpoint)?.connect().await?) };
+    Ok(channels.get(place, connect).await?.clone())
 }
 
 fn request(frame: Request) -> v1::PublishStreamRequest {
@@ -120,15 +139,39 @@ impl Publisher for FloorPublisher {
     }
 }
 
-pub(crate) struct NoSubscriber;
+pub(crate) struct FloorSubscriber {
+    frames: mpsc::Sender<v1::ConsumeRequest>,
+    answers: Streaming<v1::ConsumeResponse>,
+    received: u64,
+    acknowledged: u64,
+}
 
-impl Subscriber for NoSubscriber {
+impl Subscriber for FloorSubscriber {
     async fn receive(&mut self) -> Result<Vec<Bytes>> {
-        bail!("the floor delivers nothing")
+        loop {
+            let answer = self.answers.message().await?;
+            let answer = answer.context("the stream ended")?;
+            if let Some(ConsumeAnswer::Deliveries(frame)) = answer.frame {
+                self.received += frame.deliveries.len() as u64;
+                let messages = frame.deliveries.into_iter().map(|one| one.message);
+                return Ok(messages.map(|one| one.unwrap_or_default().body).collect());
+            }
+        }
     }
 
     async fn acknowledge(&mut self) -> Result<()> {
-        Ok(())
+        let range = v1::SettleRange {
+            first_delivery_id: self.acknowledged + 1,
+            last_delivery_id: self.received,
+            kind: v1::SettleKind::Ack.into(),
+            ..Default::default()
+        };
+        self.acknowledged = self.received;
+        let settlement = v1::ConsumeSettlement {
+            ranges: vec![range],
+        };
+        let frame = Some(ConsumeRequest::Settlement(settlement));
+        Ok(self.frames.send(v1::ConsumeRequest { frame }).await?)
     }
 
     async fn close(self) -> Result<()> {

@@ -1,12 +1,16 @@
 //! The least that a replicated broker over gRPC does, to tell what of Ticketrail's figures is Ticketrail's
 //! and what is the machine's, the kernel's and gRPC's.
 //!
-//! Three processes: node 1 serves `PublishStream` and confirms a message once its own file and that of one
-//! follower have it, fsynced. There is no election, no state, no checksum, no queue, no memory of what was
-//! stored: files are written round and round. One batch is on its way at a time, with all that waits in it.
+//! Three processes: node 1 serves `PublishStream` and `Consume`. It confirms a message, and delivers it to the
+//! consumer whose turn it is, once its own file and that of one follower have it, fsynced; acknowledgements
+//! are stored with the next messages. There is no election, no state, no checksum, no queue, no memory of what
+//! was stored: files are written round and round. One batch is on its way at a time, with all that waits in it.
 
+mod consumer;
 mod follower;
 mod leader;
+mod publisher;
+mod replicator;
 mod store;
 
 use std::net::SocketAddr;

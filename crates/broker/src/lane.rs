@@ -105,6 +105,10 @@ impl<T> Lanes<T> {
         let next = self.publish.try_recv().ok();
         next.or_else(|| self.reserved.try_recv().ok())
     }
+
+    fn is_empty(&self) -> bool {
+        self.reserved.is_empty() && self.publish.is_empty()
+    }
 }
 
 /// What this node's own route hands over, and what other nodes forward: each in lanes of its own, taken
@@ -146,6 +150,10 @@ impl<T> Intake<T> {
             false => (&mut self.forwarded, &mut self.own),
         };
         first.try_recv().or_else(|| second.try_recv())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.forwarded.is_empty()
     }
 }
 
