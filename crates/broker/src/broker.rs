@@ -306,11 +306,19 @@ impl Inner {
         SessionId((self.config.entropy)())
     }
 
+    /// Whether the first entry of the cluster is applied here.
+    fn is_founded(&self) -> bool {
+        let replica = &self.replica;
+        replica.with_state(|state| state.cluster_id().is_some())
+    }
+
     /// A linearizable read: what was confirmed before it was called is applied here.
     pub(crate) async fn read_barrier(&self, deadline: Instant) -> Result<(), Problem> {
         loop {
             match tokio::time::timeout_at(deadline, self.replica.read_index()).await {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) if self.is_founded() => return Ok(()),
+                // The first moments of a new cluster, in which not even the default namespace is there.
+                Ok(Ok(())) => self.before_again(deadline).await?,
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "read index not had yet");
                     self.before_again(deadline).await?;
@@ -337,10 +345,7 @@ async fn guarded(
 async fn announce(inner: Arc<Inner>) {
     let mut leadership = inner.leadership.clone();
     loop {
-        if inner
-            .replica
-            .with_state(|state| state.cluster_id().is_some())
-        {
+        if inner.is_founded() {
             break;
         }
         let lead = *leadership.borrow_and_update();

@@ -122,7 +122,11 @@ impl Node {
             _folder: folder,
             _folders: folders,
         };
-        // At once: a call that overtakes the cluster's first entry waits for it.
+        // At once: what overtakes the cluster's first entry waits for it.
+        let has_default = node
+            .broker
+            .read(soon(), |state| state.has_namespace("default"));
+        assert!(has_default.await.unwrap());
         let settings = QueueSettings {
             lease_ms: 1_000,
             ..QueueSettings::default()
