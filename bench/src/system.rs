@@ -80,8 +80,9 @@ impl System {
             Self::Floor => {
                 "no broker, but what none over gRPC can do without: one process takes messages by the same tonic \
                  streams, writes and fsyncs them, and sends them to two others by bare TCP, which do the same; all that \
-                 waits goes together. A confirm: fsynced on a majority. No election, no state, no checksums, \
-                 nothing can be read back (`src/floor`). What is left between it and Ticketrail is Ticketrail's."
+                 waits goes together. A confirm, and the delivery to the consumer whose turn it is: fsynced on a \
+                 majority; acknowledgements are stored with the next messages. No election, no state, no checksums, \
+                 nothing can be read again (`src/floor`). What is left between it and Ticketrail is Ticketrail's."
             }
         }
     }

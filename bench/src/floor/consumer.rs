@@ -31,7 +31,7 @@ impl ConsumerService for Consumer {
         let (frames, deliveries) = tokio::sync::mpsc::channel(FRAMES_MAX);
         self.consumers.add(frames);
         let waiting = self.waiting.clone();
-        // Taken while deliveries are waited for, as no task is needed for that.
+        // No task of their own: they are taken while deliveries are waited for.
         let settled = request.into_inner().filter_map(move |request| {
             let taken = take(&waiting, request);
             async move { taken.err().map(Err) }

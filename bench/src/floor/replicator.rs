@@ -1,7 +1,8 @@
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -28,7 +29,7 @@ pub(super) enum Waiting {
 
 /// Who messages are delivered to, in turn.
 #[derive(Default)]
-pub(super) struct Consumers(Mutex<Vec<Consumer>>);
+pub(super) struct Consumers(Mutex<VecDeque<Consumer>>);
 
 struct Consumer {
     frames: Sender<v1::ConsumeResponse>,
@@ -41,18 +42,17 @@ impl Consumers {
             frames,
             last_delivery_id: 0,
         };
-        self.lock().push(consumer);
+        self.lock().push_back(consumer);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Consumer>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Consumer>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives these messages to the next consumer that is there, if any is.
     fn deliver(&self, batch: v1::PublishBatch) {
         let mut consumers = self.lock();
-        while !consumers.is_empty() {
-            let mut next = consumers.remove(0);
+        while let Some(mut next) = consumers.pop_front() {
             let deliveries = batch.items.iter().map(|item| {
                 next.last_delivery_id += 1;
                 v1::Delivery {
@@ -71,7 +71,7 @@ impl Consumers {
                 .blocking_send(v1::ConsumeResponse { frame })
                 .is_ok()
             {
-                consumers.push(next);
+                consumers.push_back(next);
                 return;
             }
         }
