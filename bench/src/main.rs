@@ -59,6 +59,9 @@ struct RunArguments {
     /// Measured seconds of each load that has no end of its own.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Seconds of the same load before that.
+    #[arg(long, default_value_t = 2)]
+    warm_up_seconds: u64,
     /// The program of Ticketrail, a release build.
     #[arg(long, default_value = "../target/release/ticketrail")]
     ticketrail: PathBuf,

@@ -30,6 +30,8 @@ pub(crate) struct Run {
     pub(crate) versions: BTreeMap<String, String>,
     /// Measured seconds of each load that has no end of its own.
     pub(crate) seconds: u64,
+    /// Of the same load before them.
+    pub(crate) warm_up_seconds: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

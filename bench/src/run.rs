@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::drivers::{Broker, Floor, Nats, Publisher, Rabbitmq, Redis, RedisWait, Ticketrail};
-use crate::loads::{self, Load};
+use crate::loads::{self, Load, Span};
 use crate::machine::Machine;
 use crate::results::{Figures, Measurement, Outcome, Results, Run};
 use crate::servers::{Programs, Servers};
@@ -44,6 +44,7 @@ async fn all(arguments: &RunArguments) -> Result<()> {
         machine: Machine::look(&arguments.data)?,
         versions: versions(&arguments.systems, &programs.ticketrail, &programs.nats),
         seconds: arguments.seconds,
+        warm_up_seconds: arguments.warm_up_seconds,
     });
     for round in 0..arguments.rounds {
         let loads = arguments.loads.iter().copied();
@@ -97,9 +98,12 @@ impl Session<'_> {
                 Some(servers) => servers,
                 None => self.start::<B>().await?,
             };
-            let seconds = Duration::from_secs(self.arguments.seconds);
-            let measuring = loads::measure::<B>(*load, &mut servers, seconds);
-            let measured = timeout(LOAD_MAX + seconds, measuring).await;
+            let span = Span {
+                warm_up: Duration::from_secs(self.arguments.warm_up_seconds),
+                measured: Duration::from_secs(self.arguments.seconds),
+            };
+            let measuring = loads::measure::<B>(*load, &mut servers, span);
+            let measured = timeout(LOAD_MAX + span.warm_up + span.measured, measuring).await;
             let measured = measured
                 .context("took too long")
                 .and_then(|measured| measured);

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::consuming::Consuming;
 use super::measured::Begun;
 use super::producing::{self, Producing};
-use super::{BODY_BYTES, CLIENTS, WARM_UP};
+use super::{BODY_BYTES, CLIENTS, Span};
 use crate::drivers::Broker;
 use crate::results::Figures;
 use crate::servers::Servers;
@@ -23,7 +23,7 @@ pub(super) const IN_SYSTEM_MAX: usize = 30_000;
 const REST: Duration = Duration::from_secs(20);
 const QUEUE: &str = "flow";
 
-pub(super) async fn end_to_end<B: Broker>(servers: &Servers, seconds: Duration) -> Result<Figures> {
+pub(super) async fn end_to_end<B: Broker>(servers: &Servers, span: Span) -> Result<Figures> {
     let broker = B::connect(&servers.endpoints()).await?;
     broker.create_queue(QUEUE).await?;
     let in_system = Arc::new(Semaphore::new(IN_SYSTEM_MAX));
@@ -42,9 +42,9 @@ pub(super) async fn end_to_end<B: Broker>(servers: &Servers, seconds: Duration) 
     };
     let producers = producing.start(&broker, QUEUE, CLIENTS).await?;
 
-    sleep(WARM_UP).await;
+    sleep(span.warm_up).await;
     let begun = Begun::now(servers, consuming.received.load(Relaxed));
-    sleep(seconds).await;
+    sleep(span.measured).await;
     let mut figures = begun.end(servers, consuming.received.load(Relaxed), BODY_BYTES);
 
     stop_producing.send_replace(true);
@@ -64,16 +64,16 @@ pub(super) async fn end_to_end<B: Broker>(servers: &Servers, seconds: Duration) 
     Ok(figures)
 }
 
-pub(super) async fn publish<B: Broker>(servers: &Servers, seconds: Duration) -> Result<Figures> {
+pub(super) async fn publish<B: Broker>(servers: &Servers, span: Span) -> Result<Figures> {
     let broker = B::connect(&servers.endpoints()).await?;
     broker.create_queue(QUEUE).await?;
     let (stop_producing, stop) = watch::channel(false);
     let producing = producing_for_ever(stop);
     let producers = producing.start(&broker, QUEUE, CLIENTS).await?;
 
-    sleep(WARM_UP).await;
+    sleep(span.warm_up).await;
     let begun = Begun::now(servers, producing.confirmed.load(Relaxed));
-    sleep(seconds).await;
+    sleep(span.measured).await;
     let figures = begun.end(servers, producing.confirmed.load(Relaxed), BODY_BYTES);
 
     stop_producing.send_replace(true);

@@ -33,8 +33,14 @@ const PREFETCH: u16 = 1_000;
 const BATCH: u32 = 50;
 /// Body bytes, but for the drain.
 const BODY_BYTES: usize = 1_024;
-/// Load before each measurement.
-const WARM_UP: Duration = Duration::from_secs(2);
+
+/// Of a load that has no end of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    /// Load before it is measured.
+    pub(crate) warm_up: Duration,
+    pub(crate) measured: Duration,
+}
 
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize,
@@ -161,14 +167,14 @@ impl Load {
 pub(crate) async fn measure<B: Broker>(
     load: Load,
     servers: &mut Servers,
-    seconds: Duration,
+    span: Span,
 ) -> Result<Vec<Figures>> {
     let one = match load {
-        Load::EndToEnd => flow::end_to_end::<B>(servers, seconds).await,
-        Load::Publish => flow::publish::<B>(servers, seconds).await,
-        Load::Sync64 => sync::many::<B>(servers, seconds).await,
-        Load::Sync1 => sync::one::<B>(servers, seconds).await,
-        Load::Paced => paced::measure::<B>(servers, seconds).await,
+        Load::EndToEnd => flow::end_to_end::<B>(servers, span).await,
+        Load::Publish => flow::publish::<B>(servers, span).await,
+        Load::Sync64 => sync::many::<B>(servers, span).await,
+        Load::Sync1 => sync::one::<B>(servers, span).await,
+        Load::Paced => paced::measure::<B>(servers, span).await,
         Load::Drain => drain::measure::<B>(servers).await,
         Load::Queued => queued::measure::<B>(servers).await,
         Load::Fsyncs => fsyncs::measure::<B>(servers).await,

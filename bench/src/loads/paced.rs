@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 use super::measured::Begun;
-use super::{BODY_BYTES, PREFETCH, WARM_UP, producing};
+use super::{BODY_BYTES, PREFETCH, Span, producing};
 use crate::drivers::{Broker, Publisher, Subscriber};
 use crate::latencies::Latencies;
 use crate::results::Figures;
@@ -22,14 +22,14 @@ const QUEUE: &str = "paced";
 /// How long nothing may come.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
 
-pub(super) async fn measure<B: Broker>(servers: &Servers, seconds: Duration) -> Result<Figures> {
+pub(super) async fn measure<B: Broker>(servers: &Servers, span: Span) -> Result<Figures> {
     let broker = B::connect(&servers.endpoints()).await?;
     broker.create_queue(QUEUE).await?;
     let mut subscriber = broker.subscriber(QUEUE, 0, PREFETCH).await?;
     let publisher = broker.publisher(QUEUE, 0).await?;
     let origin = Instant::now();
     let count = |time: Duration| (time.as_millis() / EVERY.as_millis()) as u64;
-    let (first, all) = (count(WARM_UP), count(WARM_UP + seconds));
+    let (first, all) = (count(span.warm_up), count(span.warm_up + span.measured));
     let mut clock = Clock::start(origin, all);
     let sending = tokio::spawn(send(publisher, clock.due.take(), origin));
 

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::measured::Begun;
-use super::{BODY_BYTES, WARM_UP, producing};
+use super::{BODY_BYTES, Span, producing};
 use crate::drivers::{Broker, Publisher};
 use crate::latencies::Latencies;
 use crate::results::Figures;
@@ -19,26 +19,22 @@ use crate::servers::Servers;
 pub(super) const MANY: usize = 64;
 const QUEUE: &str = "sync";
 
-pub(super) async fn many<B: Broker>(servers: &Servers, seconds: Duration) -> Result<Figures> {
-    measure::<B>(servers, seconds, MANY).await
+pub(super) async fn many<B: Broker>(servers: &Servers, span: Span) -> Result<Figures> {
+    measure::<B>(servers, span, MANY).await
 }
 
-pub(super) async fn one<B: Broker>(servers: &Servers, seconds: Duration) -> Result<Figures> {
-    measure::<B>(servers, seconds, 1).await
+pub(super) async fn one<B: Broker>(servers: &Servers, span: Span) -> Result<Figures> {
+    measure::<B>(servers, span, 1).await
 }
 
-async fn measure<B: Broker>(
-    servers: &Servers,
-    seconds: Duration,
-    publishers: usize,
-) -> Result<Figures> {
+async fn measure<B: Broker>(servers: &Servers, span: Span, publishers: usize) -> Result<Figures> {
     let broker = B::connect(&servers.endpoints()).await?;
     broker.create_queue(QUEUE).await?;
     let load = SyncLoad::start(&broker, QUEUE, publishers).await?;
-    sleep(WARM_UP).await;
+    sleep(span.warm_up).await;
     load.shared.measuring.store(true, Relaxed);
     let begun = Begun::now(servers, load.confirmed());
-    sleep(seconds).await;
+    sleep(span.measured).await;
     let mut figures = begun.end(servers, load.confirmed(), BODY_BYTES);
     load.shared.measuring.store(false, Relaxed);
     figures.latency_ms = Some(load.end().await?.quantiles());

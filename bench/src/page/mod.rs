@@ -108,10 +108,12 @@ fn machine(page: &mut String, results: &Results) -> Result<()> {
         writeln!(page, "| {name} | {} |", told.join(", then "))?;
     }
     let seconds = series::Series::of(results.runs.iter().map(|run| run.seconds as f64));
+    let warm_up = results.runs.iter().map(|run| run.warm_up_seconds as f64);
     writeln!(
         page,
-        "| each figure | the median of its rounds (smallest to largest); {} s each after 2 s of the same load |\n",
-        seconds.shown(0)
+        "| each figure | the median of its rounds (smallest to largest); {} s each after {} s of the same load |\n",
+        seconds.shown(0),
+        series::Series::of(warm_up).shown(0)
     )?;
     Ok(())
 }
@@ -211,6 +213,7 @@ mod tests {
             machine,
             versions: BTreeMap::new(),
             seconds: 6,
+            warm_up_seconds: 2,
         };
         let results = Results {
             format: 1,
