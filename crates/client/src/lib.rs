@@ -36,7 +36,8 @@
 //! # Connecting
 //!
 //! [`Client::connect`] takes the addresses of some nodes, or of one: any node serves any call, and nodes that stop tell of
-//! the others. A [`Client`] is cheap to clone, and clones share their connections, one per node.
+//! the others. A [`Producer`] streams to the leader where that is one of the addresses, which spares each message a way
+//! through another node. A [`Client`] is cheap to clone, and clones share their connections, one per node.
 //! [`ClientOptions`] sets the namespace and how long a call may take with all its retries. A runtime of tokio is needed.
 //!
 //! # Queues

@@ -91,12 +91,17 @@ impl Pool {
                     .filter(|until| *until > now)
             })
             .expect("a pool has at least one endpoint");
+        nodes[index].pick(index)
+    }
+
+    /// The endpoint of this address, `host:port`, where it is one of these and not left out.
+    pub(crate) fn at(&self, address: &str, now: Instant) -> Option<Pick> {
+        let nodes = self.nodes();
+        let is_it = |node: &Arc<Node>| node.endpoint.strip_prefix("http://") == Some(address);
+        let index = nodes.iter().position(is_it)?;
         let node = &nodes[index];
-        Pick {
-            index,
-            endpoint: node.endpoint.clone(),
-            channel: node.channel.clone(),
-        }
+        let is_left_out = node.health().avoid_until.is_some_and(|until| until > now);
+        (!is_left_out).then(|| node.pick(index))
     }
 
     pub(crate) fn failed(&self, index: usize, now: Instant) {
@@ -187,6 +192,14 @@ impl Node {
         })
     }
 
+    fn pick(&self, index: usize) -> Pick {
+        Pick {
+            index,
+            endpoint: self.endpoint.clone(),
+            channel: self.channel.clone(),
+        }
+    }
+
     fn health(&self) -> Health {
         *self.health.lock().expect("nothing panics under this lock")
     }
@@ -233,6 +246,18 @@ mod tests {
         pool.failed(0, now);
         pool.failed(1, now);
         assert!((0..4).all(|_| pool.pick(now).index == 1));
+    }
+
+    #[tokio::test]
+    async fn an_address_is_found_unless_it_is_left_out() {
+        let pool = pool(2);
+        let now = Instant::now();
+        assert_eq!(pool.at("127.0.0.1:2", now).unwrap().index, 1);
+        for unknown in ["", "127.0.0.1:3", "localhost:2"] {
+            assert!(pool.at(unknown, now).is_none(), "{unknown}");
+        }
+        pool.failed(1, now);
+        assert!(pool.at("127.0.0.1:2", now).is_none());
     }
 
     #[tokio::test]

@@ -61,12 +61,14 @@ impl Node {
         if leadership.is_leader {
             return Ok(());
         }
-        let status = self.broker.replica().status();
-        let leader = leadership
-            .leader
-            .and_then(|leader| status.members.get(&leader));
-        Err(Problem::not_leader(
-            leader.map(|leader| leader.address.client.as_str()),
-        ))
+        Err(Problem::not_leader(self.leader_elsewhere().as_deref()))
+    }
+
+    /// Where clients reach the leader, where it is another node and known.
+    pub(crate) fn leader_elsewhere(&self) -> Option<String> {
+        let leader = self.broker.leadership().borrow().leader?;
+        let mut members = self.broker.replica().status().members;
+        let leads = members.remove(&leader)?;
+        (leader != self.id).then_some(leads.address.client)
     }
 }

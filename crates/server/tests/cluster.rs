@@ -444,6 +444,20 @@ impl Publish {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_opens_a_publish_stream_is_told_where_the_leader_is() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    for place in 0..3 {
+        let (_publish, opened) = Publish::open(&cluster, place, v1::PublishOpen::default()).await;
+        let elsewhere = match place == leader {
+            true => "",
+            false => &cluster.nodes[leader].client_address,
+        };
+        assert_eq!(opened.leader_address, elsewhere, "at {place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_producer_goes_on_over_another_node_and_stores_each_message_once() {
     let cluster = Cluster::start(3).await;
     cluster.queue("orders").await;

@@ -7,6 +7,7 @@ mod prometheus;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use ticketrail_client::{Client, Producer};
 use ticketrail_proto::v1::SettleKind;
 use ticketrail_tests::cluster::checks::agreed;
 use ticketrail_tests::cluster::consumer::{receive, settle};
@@ -102,6 +103,51 @@ async fn operators_see_what_happens() {
     health_follows_the_majority(&watched).await;
     logs_are_one_json_object_a_line(&watched);
     agreed(&watched.cluster).await;
+}
+
+/// The Rust client's producers stream to the leader where they know its address, and to whom they know where not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn producers_publish_at_the_leader_that_they_know() {
+    const STREAMS: &str = "ticketrail_calls_in_flight{method=\"PublisherService/PublishStream\"}";
+
+    let watched = Watched::start().await;
+    let cluster = &watched.cluster;
+    cluster.queue("orders").create().await;
+    let endpoints = cluster.ids().into_iter().map(|id| cluster.address(id));
+    let client = Client::connect(endpoints).await.unwrap();
+    let leader = cluster.leader().await;
+    let others: Vec<_> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+
+    let mut producers = Vec::new();
+    for _ in 0..3 {
+        producers.push(publishing(&client).await);
+    }
+    watched.reaches(leader, STREAMS, 3.0).await;
+
+    let knows_one = Client::connect([cluster.address(others[0])]).await.unwrap();
+    let _through_it = publishing(&knows_one).await;
+    watched.reaches(others[0], STREAMS, 1.0).await;
+
+    client.transfer_leadership(others[1]).await.unwrap();
+    for producer in &producers {
+        let confirm = producer.publish("orders", "to a node that leads no more");
+        confirm.await.unwrap().await.unwrap();
+    }
+    watched.reaches(leader, STREAMS, 3.0).await;
+    let _at_the_next = publishing(&client).await;
+    watched.reaches(others[1], STREAMS, 1.0).await;
+}
+
+/// A producer whose stream is open.
+async fn publishing(client: &Client) -> Producer {
+    let producer = client.producer().start().await.unwrap();
+    let confirm = producer.publish("orders", "here").await.unwrap();
+    confirm.await.unwrap();
+    producer
 }
 
 async fn every_node_tells_the_same_of_the_queues(watched: &Watched) {

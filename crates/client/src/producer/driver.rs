@@ -27,6 +27,8 @@ const UNCONFIRMED_MAX: usize = 1_024;
 const FRAMES_MAX: usize = 4;
 /// How long opening a stream may take before another node is asked.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the leader may take to open the stream that another node has opened already.
+const LEADER_OPEN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long sent messages may go without any frame from the server before another node is asked.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long a clean end may take.
@@ -52,6 +54,8 @@ struct Session {
     outbound: mpsc::Sender<v1::PublishStreamRequest>,
     inbound: Streaming<v1::PublishStreamResponse>,
     endpoint: String,
+    /// `host:port` of the leader, where it is another node.
+    leader_address: String,
     credit_messages: usize,
     credit_bytes: usize,
     blocked: bool,
@@ -166,15 +170,12 @@ impl Driver {
 
     async fn session(&mut self, backoff: &mut Backoff) -> End {
         let pick = self.client.shared.pool.pick(Instant::now());
-        let opening = self.open(pick.clone());
-        let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Error::timed_out(&pick.endpoint, OPEN_TIMEOUT)),
-        };
-        let end = match opened {
-            Ok(mut session) => {
-                tracing::debug!(endpoint = pick.endpoint, "publish stream opened");
-                self.client.shared.pool.succeeded(pick.index);
+        let mut index = pick.index;
+        let end = match self.open_within(pick, OPEN_TIMEOUT).await {
+            Ok(session) => {
+                let mut session = self.towards_leader(session).await;
+                index = session.index;
+                tracing::debug!(endpoint = session.endpoint, "publish stream opened");
                 self.window.restart();
                 self.drive(&mut session, backoff).await
             }
@@ -183,13 +184,36 @@ impl Driver {
         let pool = &self.client.shared.pool;
         match &end {
             // A stream breaks for what is wrong with its node, whatever the words.
-            End::Broken(error) if error.names_others() => {
-                pool.note(pick.index, error, Instant::now());
-            }
-            End::Broken(_) => pool.failed(pick.index, Instant::now()),
+            End::Broken(error) if error.names_others() => pool.note(index, error, Instant::now()),
+            End::Broken(_) => pool.failed(index, Instant::now()),
             End::Left | End::Closed | End::Fatal(_) => {}
         }
         end
+    }
+
+    /// The same stream at the leader, which spares each message a way; this one where that fails.
+    async fn towards_leader(&self, session: Session) -> Session {
+        let pool = &self.client.shared.pool;
+        let Some(leader) = pool.at(&session.leader_address, Instant::now()) else {
+            return session;
+        };
+        let index = leader.index;
+        match self.open_within(leader, LEADER_OPEN_TIMEOUT).await {
+            Ok(at_leader) => at_leader,
+            Err(error) => {
+                tracing::debug!(%error, "the leader opens no stream; staying here");
+                pool.note(index, &error, Instant::now());
+                session
+            }
+        }
+    }
+
+    async fn open_within(&self, pick: Pick, limit: Duration) -> Result<Session> {
+        let (index, endpoint) = (pick.index, pick.endpoint.clone());
+        let opened = tokio::time::timeout(limit, self.open(pick)).await;
+        let session = opened.unwrap_or_else(|_| Err(Error::timed_out(&endpoint, limit)))?;
+        self.client.shared.pool.succeeded(index);
+        Ok(session)
     }
 
     async fn open(&self, pick: Pick) -> Result<Session> {
@@ -226,6 +250,7 @@ impl Driver {
                         outbound,
                         inbound,
                         endpoint,
+                        leader_address: opened.leader_address,
                         credit_messages: opened.credit_messages as usize,
                         credit_bytes: usize::try_from(opened.credit_bytes).unwrap_or(usize::MAX),
                         blocked: false,

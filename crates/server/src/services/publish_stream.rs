@@ -104,6 +104,7 @@ async fn open(
         last_sequence,
         credit_messages: limits::STREAM_CREDIT_MESSAGES,
         credit_bytes: limits::STREAM_CREDIT_BYTES,
+        leader_address: node.leader_elsewhere().unwrap_or_default(),
     };
     let next = NextSequence {
         next: last_sequence + 1,
