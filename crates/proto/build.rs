@@ -6,18 +6,26 @@ use std::{env, error::Error, fs};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-const ROOT: &str = "../../proto";
+/// In the repository a link to the top folder `proto`, so that the published package holds its files.
+const ROOT: &str = "proto";
+/// The top folder itself, for a checkout by a git that makes files of links, as on Windows.
+const TARGET: &str = "../../proto";
 const PUBLIC: &[&str] = &["ticketrail/v1"];
 const ALL: &[&str] = &["ticketrail/v1", "ticketrail/peer/v1", "ticketrail/store/v1"];
 
 fn main() -> Result<()> {
-    println!("cargo:rerun-if-changed={ROOT}");
+    let root = if Path::new(ROOT).is_dir() {
+        ROOT
+    } else {
+        TARGET
+    };
+    println!("cargo:rerun-if-changed={root}");
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
-    let public = compiler(PUBLIC)?.encode_file_descriptor_set();
+    let public = compiler(root, PUBLIC)?.encode_file_descriptor_set();
     fs::write(out.join("ticketrail_v1.fds"), public)?;
 
-    let all = compiler(ALL)?;
+    let all = compiler(root, ALL)?;
     // For tests that hold every message to its golden fixture.
     fs::write(
         out.join("ticketrail_all.fds"),
@@ -33,11 +41,11 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn compiler(folders: &[&str]) -> Result<protox::Compiler> {
-    let mut compiler = protox::Compiler::new([ROOT])?;
+fn compiler(root: &str, folders: &[&str]) -> Result<protox::Compiler> {
+    let mut compiler = protox::Compiler::new([root])?;
     compiler.include_imports(true).include_source_info(true);
     for folder in folders {
-        compiler.open_files(protos(&Path::new(ROOT).join(folder))?)?;
+        compiler.open_files(protos(&Path::new(root).join(folder))?)?;
     }
     Ok(compiler)
 }

@@ -34,23 +34,14 @@ const LIVES_ONLY_IN: &[(&str, &[&str])] = &[
 
 /// For each package of the workspace, without the prefix: what it depends on outside of its tests.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
-    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "metadata",
-            "--no-deps",
-            "--offline",
-            "--format-version",
-            "1",
-        ])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let metadata = cargo(&[
+        "metadata",
+        "--no-deps",
+        "--offline",
+        "--format-version",
+        "1",
+    ]);
+    let metadata: Value = serde_json::from_str(&metadata).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let packages = metadata["packages"]
         .as_array()
@@ -65,6 +56,21 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
             )
         });
     packages.collect()
+}
+
+/// What cargo answers.
+fn cargo(arguments: &[&str]) -> String {
+    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn room(package: &str) -> String {
@@ -147,4 +153,27 @@ fn the_core_is_no_std_and_depends_on_nothing() {
         lib.contains("#[cfg(test)]\nextern crate std;"),
         "std is for tests only"
     );
+}
+
+/// `crates/proto/proto` is a link to `proto`: cargo packs what is below the folder of a package only.
+#[test]
+fn the_package_of_the_protocol_holds_the_files_it_is_built_from() {
+    let packed = cargo(&[
+        "package",
+        "--list",
+        "--offline",
+        "--allow-dirty",
+        "--package",
+        "ticketrail-proto",
+    ]);
+    for file in [
+        "proto/ticketrail/v1/publisher_service.proto",
+        "proto/ticketrail/peer/v1/peer.proto",
+        "proto/ticketrail/store/v1/log.proto",
+    ] {
+        assert!(packed.lines().any(|line| line == file), "no {file}");
+    }
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/proto/build.rs");
+    let build = fs::read_to_string(build).unwrap();
+    assert!(build.contains("const ROOT: &str = \"proto\";"), "{build}");
 }

@@ -20,7 +20,8 @@ A ratio above 1 is more: good for messages/s, bad for CPU, time and memory.
 
 pub(super) const CLIENTS: &str = "\
 Clients are the Rust libraries of each system's users, in one process on the same machine, with what their manuals
-recommend: connections spread over all nodes (RabbitMQ: to the node that leads the queue, which was faster), publisher confirms that are awaited later, many messages under way; RabbitMQ
+recommend: connections spread over all nodes (RabbitMQ: to the node that leads the queue, which was faster; Ticketrail's
+producers go to the leader by themselves), publisher confirms that are awaited later, many messages under way; RabbitMQ
 acknowledges with `multiple`, NATS pulls in batches from one durable consumer, Redis gets pipelines of XADD and of XACK with
 XREADGROUP (WAIT stands behind each batch; larger ones were no faster), and its stream is trimmed once a second to the oldest unacknowledged entry. Ticketrail's producer is idempotent:
 what it sends again is stored once. Bodies are noise, so compression gains nothing.

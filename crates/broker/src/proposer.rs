@@ -302,3 +302,64 @@ fn note(result: Result<ticketrail_raft::Committed, ProposeError>) {
         tracing::debug!(%error, "a proposal did not come through");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proposal(term: u64, haste: Haste, commands: usize) -> Proposal {
+        let commands = vec![Bytes::from_static(b"command"); commands];
+        let forward = Forward {
+            term,
+            commands,
+            haste,
+        };
+        let _share = None;
+        Proposal { forward, _share }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn acknowledgements_wait_for_their_time_or_for_enough_of_them() {
+        let mut held = Held::default();
+        assert_eq!((held.is_urgent(), held.due()), (false, None));
+        let began = Instant::now();
+        held.push(proposal(1, Haste::WithOthers, 2));
+        tokio::time::advance(ACKS_HELD_MAX / 2).await;
+        held.push(proposal(1, Haste::WithOthers, HELD_COMMANDS_MAX - 3));
+        assert!(!held.is_urgent());
+        assert_eq!(held.due(), Some(began + ACKS_HELD_MAX), "the first counts");
+        held.push(proposal(1, Haste::WithOthers, 1));
+        assert!(held.is_urgent());
+        while held.pop().is_some() {}
+        assert_eq!((held.commands, held.due()), (0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_term_takes_what_was_held_for_it_and_nothing_older() {
+        let mut held = Held::default();
+        held.push(proposal(1, Haste::WithOthers, HELD_COMMANDS_MAX));
+        held.push(proposal(1, Haste::Now, 1));
+        held.push(proposal(2, Haste::WithOthers, 3));
+        assert!(held.is_urgent() && held.is_of_later_than(1));
+        tokio::time::advance(ACKS_HELD_MAX).await;
+        held.forget_before(2);
+        assert!(!held.is_urgent() && !held.is_of_later_than(2));
+        assert_eq!(held.commands, 3);
+        assert_eq!(held.due(), Some(Instant::now() + ACKS_HELD_MAX));
+        held.forget_before(3);
+        assert_eq!((held.commands, held.due()), (0, None));
+    }
+
+    #[test]
+    fn what_did_not_fit_comes_first_and_waits_no_longer() {
+        let mut held = Held::default();
+        held.push(proposal(1, Haste::WithOthers, 5));
+        held.push(proposal(1, Haste::WithOthers, 1));
+        let mut first = held.pop().unwrap();
+        first.forward.commands.truncate(2);
+        held.put_back(first);
+        assert!(held.is_urgent());
+        assert_eq!(held.commands, 3);
+        assert_eq!(held.pop().unwrap().forward.commands.len(), 2);
+    }
+}

@@ -36,9 +36,11 @@
 //! # Connecting
 //!
 //! [`Client::connect`] takes the addresses of some nodes, or of one: any node serves any call, and nodes that stop tell of
-//! the others. A [`Producer`] streams to the leader where that is one of the addresses, which spares each message a way
-//! through another node. A [`Client`] is cheap to clone, and clones share their connections, one per node.
-//! [`ClientOptions`] sets the namespace and how long a call may take with all its retries. A runtime of tokio is needed.
+//! the others. A [`Producer`] streams to the leader where that is one of the addresses, written as the node advertises
+//! it, which spares each message a way through another node; up to 256 of a client do. A leader that does not open the
+//! stream within half a second is not waited for: the stream stays at the node that did, for as long as it lasts.
+//!
+//! A [`Client`] is cheap to clone, and clones share their connections, one per node. [`ClientOptions`] sets the namespace and how long a call may take with all its retries. A runtime of tokio is needed.
 //!
 //! # Queues
 //!

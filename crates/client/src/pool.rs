@@ -22,6 +22,10 @@ const AVOID_MAX: Duration = Duration::from_secs(5);
 
 /// How long a node is left out that said that it stops.
 const LEAVING: Duration = Duration::from_secs(1);
+/// How long producers keep away from a leader that did not open a stream in time.
+const HESITATES: Duration = Duration::from_secs(5);
+/// How many publish streams go to the leader for being the leader. A connection has 1,024 streams, and calls need some.
+const LEADER_STREAMS_MAX: usize = 256;
 /// How many endpoints are known at most, the configured ones and those that nodes told of.
 const NODES_MAX: usize = 64;
 
@@ -38,12 +42,16 @@ struct Node {
     endpoint: String,
     channel: Channel,
     health: Mutex<Health>,
+    /// Publish streams that this client has open there.
+    streams: AtomicUsize,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Health {
     failures: u32,
     avoid_until: Option<Instant>,
+    /// Until then it takes streams only in its turn, not for being the leader.
+    hesitates_until: Option<Instant>,
 }
 
 /// One endpoint, chosen for one attempt.
@@ -52,6 +60,16 @@ pub(crate) struct Pick {
     pub(crate) index: usize,
     pub(crate) endpoint: String,
     pub(crate) channel: Channel,
+}
+
+/// One open publish stream.
+#[derive(Debug)]
+pub(crate) struct StreamCount(Arc<Node>);
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pool {
@@ -94,14 +112,36 @@ impl Pool {
         nodes[index].pick(index)
     }
 
-    /// The endpoint of this address, `host:port`, where it is one of these and not left out.
-    pub(crate) fn at(&self, address: &str, now: Instant) -> Option<Pick> {
+    /// The configured endpoint of the leader's address, `host:port`, if one more publish stream should go there:
+    /// where that is neither left out, nor hesitates, nor has [`LEADER_STREAMS_MAX`] of them.
+    pub(crate) fn leader(&self, address: &str, now: Instant) -> Option<Pick> {
         let nodes = self.nodes();
-        let is_it = |node: &Arc<Node>| node.endpoint.strip_prefix("http://") == Some(address);
-        let index = nodes.iter().position(is_it)?;
+        let is_it = |node: &Arc<Node>| {
+            let authority = node.endpoint.strip_prefix("http://");
+            authority.is_some_and(|authority| authority.eq_ignore_ascii_case(address))
+        };
+        let index = nodes[..self.configured.len()].iter().position(is_it)?;
         let node = &nodes[index];
-        let is_left_out = node.health().avoid_until.is_some_and(|until| until > now);
-        (!is_left_out).then(|| node.pick(index))
+        let health = node.health();
+        let is_later = |until: Option<Instant>| until.is_some_and(|until| until > now);
+        let takes_more = !is_later(health.avoid_until)
+            && !is_later(health.hesitates_until)
+            && node.streams.load(Ordering::Relaxed) < LEADER_STREAMS_MAX;
+        takes_more.then(|| node.pick(index))
+    }
+
+    /// The leader did not open a stream that another node had opened already.
+    pub(crate) fn hesitates(&self, index: usize, now: Instant) {
+        self.change(index, |health| {
+            health.hesitates_until = Some(now + HESITATES)
+        });
+    }
+
+    /// Counts a publish stream of this endpoint for as long as it lives.
+    pub(crate) fn count_stream(&self, index: usize) -> StreamCount {
+        let node = Arc::clone(&self.nodes()[index]);
+        node.streams.fetch_add(1, Ordering::Relaxed);
+        StreamCount(node)
     }
 
     pub(crate) fn failed(&self, index: usize, now: Instant) {
@@ -150,7 +190,10 @@ impl Pool {
     }
 
     pub(crate) fn succeeded(&self, index: usize) {
-        self.change(index, |health| *health = Health::default());
+        self.change(index, |health| {
+            health.failures = 0;
+            health.avoid_until = None;
+        });
     }
 
     fn change(&self, index: usize, change: impl FnOnce(&mut Health)) {
@@ -189,6 +232,7 @@ impl Node {
             endpoint: endpoint.to_owned(),
             channel: transport.connect_lazy(),
             health: Mutex::default(),
+            streams: AtomicUsize::new(0),
         })
     }
 
@@ -249,15 +293,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_found_unless_it_is_left_out() {
+    async fn a_leader_is_found_among_what_is_configured_unless_it_is_left_out_or_hesitates() {
         let pool = pool(2);
         let now = Instant::now();
-        assert_eq!(pool.at("127.0.0.1:2", now).unwrap().index, 1);
+        pool.leaves(0, ["127.0.0.1:3"], now);
+        assert_eq!(pool.leader("127.0.0.1:2", now).unwrap().index, 1);
         for unknown in ["", "127.0.0.1:3", "localhost:2"] {
-            assert!(pool.at(unknown, now).is_none(), "{unknown}");
+            assert!(pool.leader(unknown, now).is_none(), "{unknown}");
         }
         pool.failed(1, now);
-        assert!(pool.at("127.0.0.1:2", now).is_none());
+        assert!(pool.leader("127.0.0.1:2", now).is_none());
+        pool.succeeded(1);
+        pool.hesitates(1, now);
+        pool.succeeded(1);
+        assert!(pool.leader("127.0.0.1:2", now).is_none());
+        assert!((0..4).any(|_| pool.pick(now).index == 1), "in its turn");
+        let later = now + HESITATES + Duration::from_millis(1);
+        assert!(pool.leader("127.0.0.1:2", later).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_leader_is_found_by_a_name_in_any_case() {
+        let pool = Pool::new(&["http://Node-1:7400".to_owned()]).unwrap();
+        assert!(pool.leader("node-1:7400", Instant::now()).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_leader_has_so_many_streams_and_no_more() {
+        let pool = pool(1);
+        let is_found = || pool.leader("127.0.0.1:1", Instant::now()).is_some();
+        let mut streams: Vec<_> = (1..LEADER_STREAMS_MAX)
+            .map(|_| pool.count_stream(0))
+            .collect();
+        assert!(is_found());
+        streams.push(pool.count_stream(0));
+        assert!(!is_found());
+        streams.pop();
+        assert!(is_found());
     }
 
     #[tokio::test]

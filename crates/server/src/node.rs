@@ -67,8 +67,10 @@ impl Node {
     /// Where clients reach the leader, where it is another node and known.
     pub(crate) fn leader_elsewhere(&self) -> Option<String> {
         let leader = self.broker.leadership().borrow().leader?;
+        if leader == self.id {
+            return None;
+        }
         let mut members = self.broker.replica().status().members;
-        let leads = members.remove(&leader)?;
-        (leader != self.id).then_some(leads.address.client)
+        Some(members.remove(&leader)?.address.client)
     }
 }

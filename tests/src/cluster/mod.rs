@@ -68,6 +68,7 @@ pub struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     folder: Option<TempDir>,
     mesh: Option<Mesh>,
+    client_links: BTreeMap<NodeId, Link>,
     _turn: Option<start::Turn>,
 }
 
@@ -343,6 +344,15 @@ impl Cluster {
             self.link(id, other, behaviour);
             self.link(other, id, behaviour);
         }
+    }
+
+    /// The proxy before a node's client port, of a cluster with [`Builder::client_links`].
+    ///
+    /// # Panics
+    /// Without them.
+    #[must_use]
+    pub fn client_link(&self, id: NodeId) -> &Link {
+        &self.client_links[&id]
     }
 
     // --- what the nodes say ------------------------------------------------------------------

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::mesh::Mesh;
 use super::program::{self, Program};
-use super::{Cluster, Node, NodeId, SmallDisk, ports};
+use super::{Cluster, Link, Node, NodeId, SmallDisk, ports};
 
 /// Clusters of one test program that run at the same time: this many fit two cores.
 const CLUSTERS_MAX: u32 = 2;
@@ -25,6 +25,7 @@ pub struct Builder {
     program: Program,
     alone: bool,
     links: bool,
+    client_links: bool,
     more: String,
     disk_bytes: Option<u64>,
     environment: BTreeMap<(NodeId, String), String>,
@@ -38,6 +39,7 @@ impl Default for Builder {
             program: Program::default(),
             alone: false,
             links: false,
+            client_links: false,
             more: String::new(),
             disk_bytes: None,
             environment,
@@ -71,6 +73,14 @@ impl Builder {
     #[must_use]
     pub fn links(mut self) -> Self {
         self.links = true;
+        self
+    }
+
+    /// With a proxy before each node's client port, at the address that the node tells its clients, for
+    /// [`Cluster::client_link`].
+    #[must_use]
+    pub fn client_links(mut self) -> Self {
+        self.client_links = true;
         self
     }
 
@@ -145,7 +155,13 @@ impl Builder {
             true => Some(Mesh::new(&real).await).unzip(),
             false => (None, None),
         };
-        let members = members(&nodes, &peers.unwrap_or(real));
+        let mut client_links = BTreeMap::new();
+        if self.client_links {
+            for (id, node) in &nodes {
+                client_links.insert(*id, Link::open(node.address.clone()).await);
+            }
+        }
+        let members = members(&nodes, &peers.unwrap_or(real), &client_links);
         for (id, node) in &nodes {
             write_config(
                 &node.folder,
@@ -159,6 +175,7 @@ impl Builder {
             nodes,
             folder: Some(folder),
             mesh,
+            client_links,
             _turn: Some(turn),
         };
         for ((id, name), value) in self.environment {
@@ -187,9 +204,20 @@ pub(super) fn write_config(folder: &Path, text: &str) {
     fs::write(folder.join("node.toml"), text).expect("a configuration file");
 }
 
-/// The first members, each with the address at which the others reach it.
-fn members(nodes: &BTreeMap<NodeId, Node>, peers: &BTreeMap<NodeId, String>) -> String {
-    let member = |(id, node): (&NodeId, &Node)| format!("{id}={}@{}", peers[id], node.address);
+/// The first members, each with the addresses at which the others and clients reach it.
+fn members(
+    nodes: &BTreeMap<NodeId, Node>,
+    peers: &BTreeMap<NodeId, String>,
+    client_links: &BTreeMap<NodeId, Link>,
+) -> String {
+    let member = |(id, node): (&NodeId, &Node)| {
+        let client = client_links.get(id).map(Link::address);
+        format!(
+            "{id}={}@{}",
+            peers[id],
+            client.unwrap_or(node.address.clone())
+        )
+    };
     nodes.iter().map(member).collect::<Vec<_>>().join(",")
 }
 

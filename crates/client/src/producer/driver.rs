@@ -17,7 +17,7 @@ use super::{Command, OpenedProducer, Reply};
 use crate::client::Client;
 use crate::convert::millis;
 use crate::error::{Error, Result};
-use crate::pool::Pick;
+use crate::pool::{Pick, StreamCount};
 use crate::publish::Published;
 use crate::retry::{Backoff, TurnedAway};
 
@@ -62,6 +62,7 @@ struct Session {
     not_before: Option<Instant>,
     last_frame: Instant,
     last_refusal: Option<Error>,
+    _count: StreamCount,
 }
 
 /// How a session ended.
@@ -153,8 +154,7 @@ impl Driver {
     }
 
     fn is_stuck_for_too_long(&self) -> bool {
-        self.stuck_since
-            .is_some_and(|since| since.elapsed() >= self.give_up_after)
+        self.stuck_since.is_some() && self.patience().is_zero()
     }
 
     fn fail(mut self, error: Error) {
@@ -171,7 +171,12 @@ impl Driver {
     async fn session(&mut self, backoff: &mut Backoff) -> End {
         let pick = self.client.shared.pool.pick(Instant::now());
         let mut index = pick.index;
-        let end = match self.open_within(pick, OPEN_TIMEOUT).await {
+        let limit = OPEN_TIMEOUT.min(self.patience());
+        let opened = match tokio::time::timeout(limit, self.open(pick.clone())).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Error::timed_out(&pick.endpoint, limit)),
+        };
+        let end = match opened {
             Ok(session) => {
                 let mut session = self.towards_leader(session).await;
                 index = session.index;
@@ -194,26 +199,34 @@ impl Driver {
     /// The same stream at the leader, which spares each message a way; this one where that fails.
     async fn towards_leader(&self, session: Session) -> Session {
         let pool = &self.client.shared.pool;
-        let Some(leader) = pool.at(&session.leader_address, Instant::now()) else {
+        let leader = pool.leader(&session.leader_address, Instant::now());
+        // Behind a tunnel or a balancer one address may be any node.
+        let Some(leader) = leader.filter(|leader| leader.index != session.index) else {
             return session;
         };
-        let index = leader.index;
-        match self.open_within(leader, LEADER_OPEN_TIMEOUT).await {
-            Ok(at_leader) => at_leader,
-            Err(error) => {
-                tracing::debug!(%error, "the leader opens no stream; staying here");
-                pool.note(index, &error, Instant::now());
-                session
-            }
+        let (index, endpoint) = (leader.index, leader.endpoint.clone());
+        let limit = LEADER_OPEN_TIMEOUT.min(self.patience());
+        let opened = tokio::time::timeout(limit, self.open(leader)).await;
+        let refused = match opened {
+            Ok(Ok(at_leader)) => return at_leader,
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        let now = Instant::now();
+        pool.hesitates(index, now);
+        if let Some(error) = &refused {
+            pool.note(index, error, now);
         }
+        tracing::debug!(endpoint, error = ?refused, "the leader opens no stream; staying here");
+        session
     }
 
-    async fn open_within(&self, pick: Pick, limit: Duration) -> Result<Session> {
-        let (index, endpoint) = (pick.index, pick.endpoint.clone());
-        let opened = tokio::time::timeout(limit, self.open(pick)).await;
-        let session = opened.unwrap_or_else(|_| Err(Error::timed_out(&endpoint, limit)))?;
-        self.client.shared.pool.succeeded(index);
-        Ok(session)
+    /// How long it may still take until something is confirmed.
+    fn patience(&self) -> Duration {
+        let waited = self
+            .stuck_since
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        self.give_up_after.saturating_sub(waited)
     }
 
     async fn open(&self, pick: Pick) -> Result<Session> {
@@ -245,7 +258,10 @@ impl Driver {
                 Some(v1::PublishStreamResponse {
                     frame: Some(In::Opened(opened)),
                 }) => {
+                    let pool = &self.client.shared.pool;
+                    pool.succeeded(index);
                     return Ok(Session {
+                        _count: pool.count_stream(index),
                         index,
                         outbound,
                         inbound,

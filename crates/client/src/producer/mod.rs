@@ -163,9 +163,10 @@ pub(crate) struct Command {
 
 /// Publishes messages in order over one stream, many under way at a time, each stored once.
 ///
-/// When the stream breaks, the producer connects to any other node and sends again from the first
-/// unconfirmed message; the cluster recognizes what it has. At most 1,024 messages are unconfirmed:
-/// beyond that [`publish`](Producer::publish) waits.
+/// The stream goes to the leader where the client knows its address, else to any node; it stays where it is for as
+/// long as it lasts, also at a node that leads no more. When it breaks, the producer connects to any other node and
+/// sends again from the first unconfirmed message; the cluster recognizes what it has. At most 1,024 messages are
+/// unconfirmed: beyond that [`publish`](Producer::publish) waits.
 ///
 /// A refused message (`UNROUTABLE`, say) fails alone; the others keep their order. A fenced
 /// producer fails all, and is over.
