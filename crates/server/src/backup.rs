@@ -77,14 +77,11 @@ pub fn restore(config: &ServerConfig, folder: &Path) -> Result<Restored, Restore
 fn address(config: &ServerConfig) -> Result<PeerAddress, RestoreError> {
     let address = match &config.entrance {
         Entrance::Join { .. } => return Err(RestoreError::Entrance { setting: "join" }),
-        Entrance::None => config.address.clone(),
-        Entrance::Bootstrap(Bootstrap { members, .. }) if members.len() == 1 => {
-            members[&config.node].clone()
-        }
-        Entrance::Bootstrap(_) => {
+        Entrance::Bootstrap(Bootstrap { members, .. }) if members.len() > 1 => {
             let setting = "bootstrap";
             return Err(RestoreError::Entrance { setting });
         }
+        Entrance::Bootstrap(_) | Entrance::None => config.address.clone(),
     };
     for (setting, found) in [
         ("advertise", &address.client),

@@ -59,10 +59,10 @@ pub(crate) struct Serve {
     /// With --join: follow, and never vote
     #[arg(long, env = "TICKETRAIL_LEARNER", requires = "join")]
     pub(crate) learner: bool,
-    /// Where clients reach this node [default: --listen]
+    /// Where clients reach this node [default: as in --bootstrap, else --listen]
     #[arg(long, env = "TICKETRAIL_ADVERTISE", value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
-    /// Where other nodes reach this node [default: --peer-listen]
+    /// Where other nodes reach this node [default: as in --bootstrap, else --peer-listen]
     #[arg(long, env = "TICKETRAIL_PEER_ADVERTISE", value_name = "ADDR")]
     pub(crate) peer_advertise: Option<String>,
     /// The identity of the cluster, 32 hexadecimal digits, the same on all nodes; only the very first start

@@ -127,19 +127,23 @@ pub enum ConfigError {
 }
 
 impl WrittenConfig {
-    /// Where others reach this node. Told to the cluster by a node that joins, so it must be good then.
+    /// Where others reach this node. Told to the cluster by a node that joins, so it must be good then;
+    /// of a first member `bootstrap` has told it.
     fn reached_at(
         &self,
+        node: NodeId,
         listen: &str,
         peer_listen: &str,
         entrance: &Entrance,
     ) -> Result<PeerAddress, ConfigError> {
+        let founded = match entrance {
+            Entrance::Bootstrap(bootstrap) => bootstrap.members.get(&node),
+            Entrance::Join { .. } | Entrance::None => None,
+        };
         let joins = matches!(entrance, Entrance::Join { .. });
-        let one = |setting, written: &Option<String>, listen: &str| {
-            let text = address(
-                setting,
-                written.clone().unwrap_or_else(|| listen.to_owned()),
-            )?;
+        let one = |setting, written: &Option<String>, listen: &str, founded: Option<&String>| {
+            let default = founded.map_or(listen, String::as_str);
+            let text = address(setting, written.as_deref().unwrap_or(default).to_owned())?;
             if joins && !is_reachable(&text) {
                 return Err(invalid(
                     setting,
@@ -147,11 +151,22 @@ impl WrittenConfig {
                     text,
                 ));
             }
-            Ok(text)
+            match founded {
+                Some(founded) if text != *founded => Err(invalid(
+                    setting,
+                    format!("left out, or `{founded}` as in `bootstrap`"),
+                    text,
+                )),
+                _ => Ok(text),
+            }
         };
+        let (peer, client) = (
+            founded.map(|founded| &founded.peer),
+            founded.map(|founded| &founded.client),
+        );
         Ok(PeerAddress {
-            peer: one("peer_advertise", &self.peer_advertise, peer_listen)?,
-            client: one("advertise", &self.advertise, listen)?,
+            peer: one("peer_advertise", &self.peer_advertise, peer_listen, peer)?,
+            client: one("advertise", &self.advertise, listen, client)?,
         })
     }
 }
@@ -191,7 +206,7 @@ impl WrittenConfig {
         }
         let cluster_id = self.cluster_id.as_deref().map(cluster_id).transpose()?;
         let entrance = Entrance::validate(&self, node, cluster_id)?;
-        let address = self.reached_at(&listen, &peer_listen, &entrance)?;
+        let address = self.reached_at(node, &listen, &peer_listen, &entrance)?;
         let messages = message_limits(&self.limits)?;
         let request = limits::request_bytes_max(messages.batch_bytes_max, messages.body_bytes_max);
         Ok(ServerConfig {
@@ -446,6 +461,14 @@ mod tests {
                     w.listen = Some("0.0.0.0:7400".into());
                 },
                 "`advertise` must be given",
+            ),
+            (
+                |w| w.advertise = Some("elsewhere:7400".into()),
+                "`advertise` must be left out, or `b:7401` as in `bootstrap`",
+            ),
+            (
+                |w| w.peer_advertise = Some("b:7401".into()),
+                "`peer_advertise` must be left out, or `b:7501` as in `bootstrap`",
             ),
             (
                 |w| w.stop.timeout_ms = Some(999),

@@ -32,10 +32,11 @@ pub struct WrittenConfig {
     pub join: Option<String>,
     /// With `join`: follow and never vote (default `false`).
     pub learner: Option<bool>,
-    /// Where clients reach this node, `host:port`. For a node that joins, or moved (default `listen`).
+    /// Where clients reach this node, `host:port`. For a node that joins, or moved; of a first member
+    /// `bootstrap` says it (default `listen`).
     pub advertise: Option<String>,
-    /// Where other nodes reach this node, `host:port`. For a node that joins, or moved
-    /// (default `peer_listen`).
+    /// Where other nodes reach this node, `host:port`. For a node that joins, or moved; of a first
+    /// member `bootstrap` says it (default `peer_listen`).
     pub peer_advertise: Option<String>,
     /// Bounds of what clients may send.
     #[serde(default)]
